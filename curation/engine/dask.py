@@ -1,0 +1,163 @@
+"""Executor on Dask: a local cluster of worker processes, or any running scheduler.
+
+Dask only schedules. Tasks are independent, results are files, nothing large travels: no shuffle, no persisted
+collections, and no memory manager that pauses or kills workers, since tasks are sized to fit beforehand.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from curation.engine.executor import Result, Task, Timings, run_task
+from curation.errors import BuildError
+
+STALL_S = 1800.0
+"""Seconds without any finished task after which a run is ended with an error."""
+
+_SETTINGS = {
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+    "distributed.worker.daemon": True,
+    "distributed.scheduler.allowed-failures": 2,
+    "distributed.comm.timeouts.connect": "20s",
+    # Libraries size their thread pools when they are imported, so this must stand before a worker starts.
+    "distributed.nanny.pre-spawn-environ": {
+        "OMP_NUM_THREADS": 1,
+        "OPENBLAS_NUM_THREADS": 1,
+        "MKL_NUM_THREADS": 1,
+        "NUMBA_NUM_THREADS": 1,
+        "POLARS_MAX_THREADS": 1,
+        "MALLOC_TRIM_THRESHOLD_": 65536,
+    },
+}
+
+
+class DaskExecutor:
+    """Runs tasks on Dask workers.
+
+    Parameters
+    ----------
+    workers
+        Worker processes to start here; ignored with ``address``.
+    address
+        A running scheduler, ``tcp://host:port``.
+    stall_s
+        Seconds without a finished task after which the run fails rather than wait for ever.
+    """
+
+    name = "dask"
+
+    def __init__(self, workers: int, *, address: str | None = None, stall_s: float = STALL_S) -> None:
+        import dask
+        import distributed
+
+        self._stall_s = stall_s
+        self._cluster: Any = None
+        self._settings = dask.config.set(_SETTINGS)
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        if address is None:
+            with warnings.catch_warnings():
+                # The dashboard is switched off, so a port that is taken is nobody's concern.
+                warnings.simplefilter("ignore")
+                self._cluster = distributed.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=0,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
+            self._client = distributed.Client(self._cluster)
+        else:
+            try:
+                self._client = distributed.Client(address, timeout="20s")
+            except (OSError, TimeoutError) as error:
+                raise BuildError(
+                    f"scheduler {address}: no answer within 20 s; check the address, or leave `--scheduler` out to "
+                    "run on this machine"
+                ) from error
+        self.workers = max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+
+    def probe(self, folder: Path) -> None:
+        """Make sure that every worker has this version of the package and sees ``folder``.
+
+        Raises
+        ------
+        BuildError
+            If one does not, naming it and what it lacks.
+        """
+        from curation import __version__
+
+        folder.mkdir(parents=True, exist_ok=True)
+        token = folder / ".probe"
+        token.write_text(str(os.getpid()), "utf-8")
+        try:
+            for address, found in self._client.run(_look, str(token)).items():
+                version, content = found
+                if version != __version__:
+                    raise BuildError(
+                        f"worker {address}: has curation {version}, this is {__version__}; install the same version"
+                    )
+                if content != str(os.getpid()):
+                    raise BuildError(
+                        f"worker {address}: cannot see {folder}; use a folder that all workers share (`--work`)"
+                    )
+        finally:
+            token.unlink(missing_ok=True)
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[list[Result], Timings]]:
+        """Run the tasks on the workers."""
+        import distributed
+
+        futures = [self._client.submit(run_task, task, pure=False, retries=0) for task in tasks]
+        waiting = distributed.as_completed(futures, with_results=False)
+        try:
+            for _ in futures:
+                try:
+                    future = waiting.next(timeout=self._stall_s)  # type: ignore[no-untyped-call]
+                except TypeError:
+                    future = next(waiting)
+                yield self._result(future)
+                future.release()
+        except TimeoutError as error:
+            raise BuildError(
+                f"no task has finished for {self._stall_s:.0f} s; the workers hang or the tasks are too large "
+                "(see run.json for the times so far)"
+            ) from error
+        finally:
+            self._client.cancel(futures, force=True)
+
+    @staticmethod
+    def _result(future: Any) -> tuple[list[Result], Timings]:
+        from distributed.scheduler import KilledWorker
+
+        try:
+            result: tuple[list[Result], Timings] = future.result()
+        except KilledWorker as error:
+            raise BuildError(
+                f"worker processes died repeatedly on one task ({error.task}); most often the machine ran out of "
+                "memory: use fewer `--workers`, or a smaller `--memory` so that tasks are refused beforehand"
+            ) from error
+        return result
+
+    def close(self) -> None:
+        """Leave the cluster, and stop it if it is ours."""
+        self._client.close(timeout=5)
+        if self._cluster is not None:
+            self._cluster.close(timeout=10)
+
+
+def _look(token: str) -> tuple[str, str]:
+    from curation import __version__
+
+    try:
+        return __version__, Path(token).read_text("utf-8")
+    except OSError:
+        return __version__, ""

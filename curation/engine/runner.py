@@ -1,0 +1,85 @@
+"""Runs the jobs of a phase: those not yet done, grouped into tasks, on whatever executor there is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from curation.engine.events import Events
+from curation.engine.executor import IDLE_BYTES, Executor, Job, make_tasks
+from curation.engine.store import Mark, Store
+from curation.errors import RefusedError
+
+
+@dataclass
+class PhaseRecord:
+    """What a phase took, for run.json."""
+
+    phase: str
+    jobs: int
+    ran: int
+    tasks: int
+    rows: int
+    seconds: float
+    work_s: float
+    peak_bytes: int
+
+
+@dataclass
+class Runner:
+    """Carries store, executor and events through a build, and keeps count of what ran."""
+
+    store: Store
+    executor: Executor
+    events: Events
+    memory: int
+    task_bytes: int | None = None
+    used: set[str] = field(default_factory=set)
+    records: list[PhaseRecord] = field(default_factory=list)
+
+    def run(self, phase: str, jobs: Sequence[Job]) -> list[Mark]:
+        """Bring every job to its done-mark; marks come back in the order of ``jobs``.
+
+        Raises
+        ------
+        RefusedError
+            If a job needs more memory than a worker may use.
+        """
+        started = time.perf_counter()
+        marks = {job.key: self.store.mark(job.key) for job in jobs}
+        left = [job for job in dict((job.key, job) for job in jobs).values() if marks[job.key] is None]
+        self.used.update(marks)
+        self._refuse(phase, left)
+        rows = sum(job.rows for job in left)
+        self.events.started(phase, jobs=len(marks), done=len(marks) - len(left), rows=rows)
+        tasks = make_tasks(
+            self.store, left, workers=self.executor.workers, task_bytes=self.task_bytes
+        )
+        work_s, peak = 0.0, 0
+        for results, timings in self.executor.run(tasks) if tasks else ():
+            for key, mark, _ in results:
+                marks[key] = mark
+            work_s += timings.seconds
+            peak = max(peak, timings.peak_bytes)
+            self.events.advanced(phase, jobs=len(results), rows=sum(r[2] for r in results))
+        seconds = time.perf_counter() - started
+        self.records.append(
+            PhaseRecord(phase, len(marks), len(left), len(tasks), rows, seconds, work_s, peak)
+        )
+        self.events.finished(phase, seconds=seconds)
+        done = [marks[job.key] for job in jobs]
+        return [mark for mark in done if mark is not None]
+
+    def _refuse(self, phase: str, jobs: Sequence[Job]) -> None:
+        shared = self.executor.workers if self.executor.name == "threads" else 1
+        largest = max(jobs, key=lambda job: job.memory, default=None)
+        if largest is not None and IDLE_BYTES + largest.memory * shared > self.memory:
+            raise RefusedError(
+                f"{phase}: {_gib(IDLE_BYTES + largest.memory * shared)} per worker needed for {largest.describe()}, "
+                f"{_gib(self.memory)} allowed; raise `--memory`, or use fewer `--workers`"
+            )
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB"

@@ -1,0 +1,147 @@
+"""Finished work on disk: every result is a file named by its content key, counted only once its done-mark stands."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from curation.io.atomic import write_atomic, write_json
+
+Mark = dict[str, Any]
+"""What a job leaves behind: small, JSON-able, equal for equal keys (arrays by :func:`encode`)."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """The work directory. Safe for any number of processes: a key has one content, whoever writes it."""
+
+    root: str
+
+    def _path(self, key: str, suffix: str) -> Path:
+        return Path(self.root) / "objects" / key[:2] / f"{key}{suffix}"
+
+    def mark(self, key: str) -> Mark | None:
+        """Done-mark of a job, or ``None`` if it is not done or its data are gone or cut short."""
+        try:
+            mark: Mark = json.loads(self._path(key, ".json").read_text("utf-8"))
+            data = mark.get("data")
+            if data is not None and self.data(key, data["suffix"]).stat().st_size != data["bytes"]:
+                return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return mark
+
+    def finish(self, key: str, value: Mark) -> Mark:
+        """Put the done-mark of a job whose data, if any, have been written."""
+        write_json(self._path(key, ".json"), value, written="mark:written", named="mark:named")
+        return value
+
+    def data(self, key: str, suffix: str = ".arrow") -> Path:
+        """Where the data of a job are, or will be."""
+        return self._path(key, suffix)
+
+    def write(self, key: str, suffix: str, write: Callable[[Path], None]) -> Mark:
+        """Write the data of a job; returns what its mark has to say of them (``{"data": {...}}``)."""
+        digest = ""
+
+        def fill(path: Path) -> None:
+            nonlocal digest
+            write(path)
+            digest = digest_of(path)
+
+        path = self.data(key, suffix)
+        write_atomic(path, fill, written="object:written", named="object:named")
+        return {"data": {"suffix": suffix, "bytes": path.stat().st_size, "xxh3": digest}}
+
+    def write_table(self, key: str, table: pa.Table) -> Mark:
+        """Write a table as one uncompressed Arrow IPC file, so that readers map slices of it without decoding."""
+
+        def fill(path: Path) -> None:
+            whole = table.combine_chunks()
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, whole.schema) as writer:
+                writer.write_table(whole)
+
+        return self.write(key, ".arrow", fill)
+
+    def table(self, key: str) -> pa.Table:
+        """Map the table that a job has written."""
+        with pa.memory_map(str(self.data(key))) as source:
+            return pa.ipc.open_file(source).read_all()
+
+    def intact(self, key: str, mark: Mark) -> bool:
+        """Whether the data still have the hash that their mark states."""
+        data = mark["data"]
+        return digest_of(self.data(key, data["suffix"])) == data["xxh3"]
+
+    def forget(self, key: str) -> None:
+        """Take a done-mark back."""
+        self._path(key, ".json").unlink(missing_ok=True)
+
+    def sweep(self, used: Iterable[str]) -> None:
+        """Remove everything that is not named by ``used``: older builds' work and unfinished files."""
+        keep = set(used)
+        for path in (Path(self.root) / "objects").glob("*/*"):
+            if path.name.partition(".")[0] not in keep:
+                path.unlink(missing_ok=True)
+
+    def size(self) -> int:
+        """Bytes held by the work directory."""
+        return sum(p.stat().st_size for p in Path(self.root).rglob("*") if p.is_file())
+
+    def clear(self) -> None:
+        """Remove the work directory."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def digest_of(path: Path) -> str:
+    """xxh3-128 of a file, as 32 hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(4 << 20):
+            digest.update(block)
+    return str(digest.hexdigest())
+
+
+def encode(value: Any) -> Any:
+    """Make a state JSON-able: arrays become base64 with dtype and shape, tuples lists."""
+    if isinstance(value, np.ndarray):
+        raw = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
+        return {"__array__": raw, "dtype": value.dtype.str, "shape": list(value.shape)}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {str(k): encode(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(each) for each in value]
+    return value
+
+
+def decode(value: Any) -> Any:
+    """Undo :func:`encode`."""
+    if isinstance(value, dict):
+        if "__array__" in value:
+            flat = np.frombuffer(base64.b64decode(value["__array__"]), dtype=value["dtype"])
+            return flat.reshape(value["shape"])
+        return {k: decode(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [decode(each) for each in value]
+    return value
+
+
+@lru_cache(maxsize=64)
+def load_state(store: Store, key: str) -> Any:
+    """State of a stage, read once per process."""
+    mark = store.mark(key)
+    if mark is None:
+        raise FileNotFoundError(f"{store.root}: state {key} is gone; run the same command again")
+    return decode(mark["state"])

@@ -1,0 +1,204 @@
+"""Canonical chunks: fixed row ranges of one file, the grain of all arithmetic and of all done-marks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from curation.errors import BuildError
+from curation.io.files import FileRef
+from curation.io.formats import Layout, Reader, Unreadable, open_file
+from curation.keys import content_key
+
+CHUNK_ROWS = 65_536
+CHUNK_BYTES = 64 << 20
+"""A chunk holds at most ``CHUNK_ROWS`` rows and about ``CHUNK_BYTES`` of decoded data; both are part of the format:
+changing them changes floating-point sums, and so the bytes of a build."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows ``[start, stop)`` of one piece (row group, record batch) of a file."""
+
+    piece: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Rows ``[start, stop)`` of the file that are quarantined, and why."""
+
+    start: int
+    stop: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A row range of one file.
+
+    ``start`` counts rows of the file; ``spans`` cover the range in order. ``skips`` are rows that are not to be read.
+    ``bytes`` estimates the decoded size of all columns.
+    """
+
+    input: str
+    file: FileRef
+    start: int
+    stop: int
+    spans: tuple[Span, ...]
+    bytes: int
+    skips: tuple[Skip, ...] = field(default=())
+
+    @property
+    def key(self) -> str:
+        """Content key: the same file bytes, rows and place inside the input."""
+        skips = [[skip.start, skip.stop] for skip in self.skips]
+        return content_key("chunk", self.input, self.file.relative, self.file.key, self.start, self.stop, skips)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the range, those to skip included."""
+        return self.stop - self.start
+
+    def place(self, start: int | None = None, stop: int | None = None) -> str:
+        """Text that leads a person to the rows."""
+        first, last = self.start if start is None else start, (self.stop if stop is None else stop) - 1
+        rows = f"row {first}" if first == last else f"rows {first} to {last}"
+        return f"input '{self.input}', {self.file.path}, {rows}"
+
+    def without(self, skips: Sequence[Skip]) -> Chunk:
+        """Return the chunk with more rows to skip."""
+        return replace(self, skips=tuple(sorted((*self.skips, *skips), key=lambda skip: skip.start)))
+
+
+def cut(name: str, file: FileRef, layout: Layout) -> list[Chunk]:
+    """Cut a file into canonical chunks: small pieces are packed, large ones split into equal parts."""
+    total = sum(piece.rows for piece in layout.pieces)
+    size = sum(piece.bytes for piece in layout.pieces)
+    per_row = size / max(1, total)
+    limit = int(max(1, min(CHUNK_ROWS, CHUNK_BYTES / max(per_row, 1e-9))))
+    groups: list[list[Span]] = []
+    held = limit + 1
+    for index, piece in enumerate(layout.pieces):
+        if piece.rows == 0:
+            continue
+        if piece.rows > limit:
+            parts = -(-piece.rows // limit)
+            edges = [piece.rows * i // parts for i in range(parts + 1)]
+            groups += [[Span(index, a, b)] for a, b in zip(edges, edges[1:], strict=False)]
+            held = limit + 1
+        elif held + piece.rows > limit:
+            groups.append([Span(index, 0, piece.rows)])
+            held = piece.rows
+        else:
+            groups[-1].append(Span(index, 0, piece.rows))
+            held += piece.rows
+    chunks, start = [], 0
+    for spans in groups:
+        rows = sum(span.stop - span.start for span in spans)
+        chunks.append(Chunk(name, file, start, start + rows, tuple(spans), int(rows * per_row)))
+        start += rows
+    return chunks
+
+
+class ChunkReader:
+    """Reads chunks one after the other, decoding each piece of a file once where they come in order."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._reader: Reader | None = None
+        self._piece: tuple[int, tuple[str, ...]] | None = None
+        self._tables: Iterator[pa.Table] = iter(())
+        self._table: pa.Table | None = None
+        self._at = 0  # row of the piece at which self._table begins
+
+    def close(self) -> None:
+        """Release the open file."""
+        if self._reader is not None:
+            self._reader.close()
+        self.__init__()  # type: ignore[misc]
+
+    def read(self, chunk: Chunk, columns: Sequence[str]) -> tuple[pa.Table, NDArray[np.int64]]:
+        """Rows of a chunk that are not to be skipped, and their row numbers in the file.
+
+        Raises
+        ------
+        BuildError
+            If a piece cannot be decoded; the message names file and rows.
+        """
+        tables, numbers, start = [], [], chunk.start
+        for span in chunk.spans:
+            stop = start + span.stop - span.start
+            wanted = _kept(start, stop, chunk.skips)
+            if wanted.size:
+                try:
+                    table = self._span(chunk.file, span, tuple(columns))
+                except Unreadable as error:
+                    raise BuildError(
+                        f"{chunk.place(start, stop)}: cannot be decoded: {error}; mend the file, or set "
+                        "`on_bad_rows: quarantine` for this input to set such rows aside and count them"
+                    ) from error
+                tables.append(table if wanted.size == stop - start else table.take(pa.array(wanted - start)))
+                numbers.append(wanted)
+            start = stop
+        if not tables:
+            return self._empty(chunk.file, tuple(columns)), np.zeros(0, np.int64)
+        return (tables[0] if len(tables) == 1 else pa.concat_tables(tables)), np.concatenate(numbers)
+
+    def faults(self, chunk: Chunk, columns: Sequence[str]) -> list[Skip]:
+        """Decode everything and list the rows that cannot be decoded."""
+        found, start = [], chunk.start
+        for span in chunk.spans:
+            stop = start + span.stop - span.start
+            try:
+                self._span(chunk.file, span, tuple(columns))
+            except Unreadable as error:
+                found.append(Skip(start, stop, f"cannot be decoded: {error}"))
+            start = stop
+        return found
+
+    def _open(self, file: FileRef) -> Reader:
+        if self._reader is None or self._path != file.path:
+            self.close()
+            self._reader, self._path = open_file(file), file.path
+        return self._reader
+
+    def _empty(self, file: FileRef, columns: tuple[str, ...]) -> pa.Table:
+        return self._open(file).layout().schema.empty_table().select(list(columns))
+
+    def _span(self, file: FileRef, span: Span, columns: tuple[str, ...]) -> pa.Table:
+        reader = self._open(file)
+        if self._piece != (span.piece, columns) or self._at > span.start:
+            self._piece, self._tables, self._table, self._at = None, reader.read(span.piece, columns), None, 0
+            self._table = next(self._tables, None)
+            self._piece = (span.piece, columns)
+        parts = []
+        try:
+            while self._table is not None and self._at < span.stop:
+                first = max(0, span.start - self._at)
+                last = min(self._table.num_rows, span.stop - self._at)
+                if last > first:
+                    parts.append(self._table.slice(first, last - first))
+                if self._at + self._table.num_rows > span.stop:
+                    break
+                self._at += self._table.num_rows
+                self._table = next(self._tables, None)
+        except Unreadable:
+            self._piece = None
+            raise
+        rows = sum(part.num_rows for part in parts)
+        if rows != span.stop - span.start:
+            raise Unreadable(f"{span.stop - span.start} rows announced, {rows} found")
+        return parts[0] if len(parts) == 1 else pa.concat_tables(parts)
+
+
+def _kept(start: int, stop: int, skips: tuple[Skip, ...]) -> NDArray[np.int64]:
+    rows = np.arange(start, stop, dtype=np.int64)
+    for skip in skips:
+        rows = rows[(rows < skip.start) | (rows >= skip.stop)]
+    return rows

@@ -1,0 +1,69 @@
+"""Parquet files: a piece is a row group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.io.formats import Layout, Piece, Unreadable
+
+STREAM_BYTES = 128 << 20
+"""A row group above this size is decoded in batches rather than at once."""
+BATCH_ROWS = 65_536
+
+
+class ParquetReader:
+    """An open Parquet file (see :class:`curation.io.formats.Reader`)."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._source = pa.memory_map(path)
+            self._file = pq.ParquetFile(self._source)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise Unreadable(f"not a readable Parquet file: {one_line(error)}") from error
+
+    def layout(self) -> Layout:
+        """Schema and row groups, from the footer."""
+        metadata = self._file.metadata
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        pieces = tuple(Piece(group.num_rows, group.total_byte_size) for group in groups)
+        return Layout(self._file.schema_arrow, pieces)
+
+    def read(self, piece: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Decode one row group; columns come in the order of ``columns``."""
+        group = self._file.metadata.row_group(piece)
+        names = list(columns)
+        try:
+            if group.total_byte_size <= STREAM_BYTES:
+                yield self._file.read_row_group(piece, columns=names, use_threads=False).select(names)
+            else:
+                rows = max(1, BATCH_ROWS * STREAM_BYTES // group.total_byte_size // 2)
+                for batch in self._file.iter_batches(
+                    batch_size=rows, row_groups=[piece], columns=names, use_threads=False
+                ):
+                    yield pa.Table.from_batches([batch]).select(names)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise Unreadable(one_line(error)) from error
+
+    def raw_range(self, piece: int) -> tuple[int, int]:
+        """Where the row group's column chunks lie in the file."""
+        group = self._file.metadata.row_group(piece)
+        columns = [group.column(i) for i in range(group.num_columns)]
+        starts = [
+            min(c.data_page_offset, c.dictionary_page_offset or c.data_page_offset) for c in columns
+        ]
+        stops = [start + c.total_compressed_size for start, c in zip(starts, columns, strict=True)]
+        return (min(starts), max(stops) - min(starts)) if columns else (0, 0)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._file.close()
+        self._source.close()
+
+
+def one_line(error: BaseException) -> str:
+    """First line of an error's text."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,13 @@
+"""Content keys: the name of a result is a hash of everything that it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from curation.io.atomic import dump_json
+
+
+def content_key(*parts: Any) -> str:
+    """Hash JSON-able parts to 32 hexadecimal digits (blake2b, 128 bits)."""
+    return hashlib.blake2b(dump_json(list(parts)).encode(), digest_size=16).hexdigest()

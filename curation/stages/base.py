@@ -1,0 +1,195 @@
+"""What a stage is: columns in, columns out, and one of three shapes (map, fit, artifact)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from curation.engine.store import Mark, Store
+from curation.keys import content_key
+from curation.methods.base import Params
+from curation.types import Ids, copies_of, ids_of
+
+P = TypeVar("P", bound=Params)
+
+State = Any
+"""What a fit has found: JSON-able, arrays allowed; ``None`` before the first round."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something in the stage's options that the schema does not bear out."""
+
+    path: tuple[str | int, ...]
+    message: str
+    hint: str = ""
+
+
+class BindError(Exception):
+    """The options do not fit the columns that come in; carries every :class:`Fault`."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(fault.message for fault in faults))
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Rows that a stage takes out, for one reason."""
+
+    reason: str
+    row_id: Ids
+    copy: NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, table: pa.Table, reason: str) -> Drop:
+        """All rows of a table, dropped for ``reason``."""
+        return cls(reason, ids_of(table), copies_of(table))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a chunk: a table for each port, and the rows taken out.
+
+    ``created`` counts rows in ``tables`` beyond those that came in (copies).
+    """
+
+    tables: Mapping[str, pa.Table]
+    drops: tuple[Drop, ...] = ()
+    created: int = 0
+
+
+class Stage(ABC, Generic[P]):
+    """A map stage: each chunk alone. The base of all stages.
+
+    Parameters
+    ----------
+    name
+        The stage's name in the recipe; part of every random key.
+    params
+        Its options.
+    seed
+        The recipe's seed.
+    """
+
+    def __init__(self, name: str, params: P, seed: int) -> None:
+        self.name = name
+        self.params = params
+        self.seed = seed
+
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """Names of the outputs; one nameless output for most stages."""
+        return self.params.ports() or ("",)
+
+    def key(self, use: str) -> str:
+        """Content key of what the stage does, apart from its input."""
+        options = self.params.model_dump(mode="json")
+        return content_key("stage", use, self.params.version, self.name, options, self.seed)
+
+    @abstractmethod
+    def bind(self, schema: pa.Schema) -> pa.Schema:
+        """Check the options against the schema that comes in; return the one that goes out (of every port).
+
+        Raises
+        ------
+        BindError
+            With all faults.
+        """
+
+    @abstractmethod
+    def needs(self, wanted: frozenset[str]) -> frozenset[str]:
+        """Columns that must come in so that ``wanted`` can go out."""
+
+    @abstractmethod
+    def apply(self, table: pa.Table, state: State) -> Outcome:
+        """Work on one chunk."""
+
+
+class FitStage(Stage[P]):
+    """A stage that first goes over all chunks, once or several rounds, for a small state."""
+
+    @abstractmethod
+    def fit_columns(self) -> frozenset[str]:
+        """Columns that the rounds read."""
+
+    @abstractmethod
+    def partial(self, table: pa.Table, state: State) -> State:
+        """State of one chunk; ``state`` is what earlier rounds have found."""
+
+    @abstractmethod
+    def merge(self, left: State, right: State) -> State:
+        """State of two neighbouring stretches; associative, called in a fixed tree in chunk order."""
+
+    @abstractmethod
+    def advance(self, state: State, merged: State) -> tuple[State, bool]:
+        """State after a round, and whether it is the last one."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A block of rows that a stage creates: its place in the stage's plan, and how many."""
+
+    label: str
+    rows: int
+    detail: Mapping[str, Any]
+
+
+class ArtifactStage(FitStage[P]):
+    """A stage whose state is too large to merge: it is written as tables that later jobs open.
+
+    After the fit, ``extract`` saves what is wanted of each chunk; the named ``steps`` follow one after the other, each
+    a list of independent jobs that read earlier tables; ``pieces`` are the new rows, made by ``create``.
+    """
+
+    steps: tuple[str, ...] = ()
+
+    @abstractmethod
+    def extract_columns(self) -> frozenset[str]:
+        """Columns that ``extract`` reads."""
+
+    @abstractmethod
+    def extract(self, table: pa.Table, state: State) -> pa.Table:
+        """Rows and columns of a chunk that the artifact is made of; empty where there are none."""
+
+    @abstractmethod
+    def jobs(self, step: str, state: State) -> list[Mapping[str, Any]]:
+        """Details of the independent jobs of a step."""
+
+    @abstractmethod
+    def memory(self, step: str, detail: Mapping[str, Any]) -> int:
+        """Peak memory [bytes] of a job of a step (or of ``create``, where ``step`` is "create")."""
+
+    @abstractmethod
+    def run(self, step: str, detail: Mapping[str, Any], tables: Tables) -> tuple[pa.Table, Mark]:
+        """Do one job of a step; the table is stored, the mark goes to the manifest's notes."""
+
+    @abstractmethod
+    def pieces(self, state: State) -> list[Piece]:
+        """Blocks of new rows, in order."""
+
+    @abstractmethod
+    def create(self, piece: Piece, tables: Tables, schema: pa.Schema) -> pa.Table:
+        """Make the rows of one piece, with exactly the columns of ``schema``."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What earlier steps of an artifact have written, by step and job number (extracts by chunk number)."""
+
+    store: Store
+    keys: Mapping[str, tuple[str, ...]]
+
+    def get(self, step: str, number: int) -> pa.Table:
+        """Table of one job, memory-mapped."""
+        return self.store.table(self.keys[step][number])
+
+    def all(self, step: str) -> list[pa.Table]:
+        """Tables of all jobs of a step, in order, memory-mapped."""
+        return [self.store.table(key) for key in self.keys[step]]

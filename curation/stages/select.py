@@ -1,0 +1,38 @@
+"""Stage ``select``: which columns go on."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from curation.methods.select import Select
+from curation.stages.base import BindError, Outcome, Stage, State
+from curation.stages.columns import missing
+from curation.types import OWN_COLUMNS, in_order
+
+
+class SelectStage(Stage[Select]):
+    """Keeps or drops columns; those of the build itself (``_row_id`` ...) always stay."""
+
+    def bind(self, schema: pa.Schema) -> pa.Schema:
+        """Check that the columns are there."""
+        field = "drop" if self.params.columns is None else "columns"
+        named = self.params.columns if self.params.columns is not None else (self.params.drop or [])
+        faults = [missing(schema, name, (field, i)) for i, name in enumerate(named)]
+        if any(faults):
+            raise BindError([fault for fault in faults if fault])
+        if self.params.columns is None:
+            kept = [name for name in schema.names if name not in named or name in OWN_COLUMNS]
+        else:
+            kept = [*named, *(n for n in schema.names if n in OWN_COLUMNS and n not in named)]
+        return in_order(pa.schema([schema.field(name) for name in kept], metadata=schema.metadata))
+
+    def needs(self, wanted: frozenset[str]) -> frozenset[str]:
+        """Nothing beyond what is wanted."""
+        return wanted
+
+    def apply(self, table: pa.Table, state: State) -> Outcome:
+        """Pass the rows on; columns that nobody wants have not been read."""
+        return Outcome({"": table})
+
+
+STAGE = SelectStage
