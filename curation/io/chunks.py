@@ -31,11 +31,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Skip:
-    """Rows ``[start, stop)`` of the file that are quarantined, and why."""
+    """Rows ``[start, stop)`` of the file that are quarantined, and why; ``readable`` if they can be decoded."""
 
     start: int
     stop: int
     reason: str
+    readable: bool = False
 
 
 @dataclass(frozen=True)

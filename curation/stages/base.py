@@ -181,15 +181,19 @@ class ArtifactStage(FitStage[P]):
 
 @dataclass(frozen=True)
 class Tables:
-    """What earlier steps of an artifact have written, by step and job number (extracts by chunk number)."""
+    """What earlier steps of an artifact have written: keys by step, in job order, with the class of each job."""
 
     store: Store
-    keys: Mapping[str, tuple[str, ...]]
+    keys: Mapping[str, tuple[tuple[int, str], ...]]
 
     def get(self, step: str, number: int) -> pa.Table:
-        """Table of one job, memory-mapped."""
-        return self.store.table(self.keys[step][number])
+        """Table of the job of that number, memory-mapped."""
+        return self.store.table(self.keys[step][number][1])
 
     def all(self, step: str) -> list[pa.Table]:
         """Tables of all jobs of a step, in order, memory-mapped."""
-        return [self.store.table(key) for key in self.keys[step]]
+        return [self.store.table(key) for _, key in self.keys[step]]
+
+    def select(self, step: str, wanted: int) -> list[pa.Table]:
+        """Tables of the jobs whose detail names class ``wanted``, in order."""
+        return [self.store.table(key) for number, key in self.keys[step] if number == wanted]

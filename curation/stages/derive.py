@@ -21,7 +21,7 @@ class DeriveStage(Stage[Derive]):
             try:
                 fields[name] = pa.field(name, RowExpression.parse(text).check(schema))
             except ExpressionError as error:
-                faults.append(Fault(("columns", name), str(error), error.hint))
+                faults.append(Fault(("columns", name), str(error)))
         if faults:
             raise BindError(faults)
         return in_order(pa.schema(list(fields.values()), metadata=schema.metadata))

@@ -18,7 +18,7 @@ class FilterStage(Stage[Filter]):
         try:
             RowExpression.parse(self.params.where).check_predicate(schema)
         except ExpressionError as error:
-            raise BindError([Fault(("where",), str(error), error.hint)]) from error
+            raise BindError([Fault(("where",), str(error))]) from error
         return schema
 
     def needs(self, wanted: frozenset[str]) -> frozenset[str]:

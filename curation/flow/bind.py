@@ -1,0 +1,378 @@
+"""From recipe to graph: finds the files, reads their footers, and checks every column before any pass over data."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curation import __version__
+from curation.errors import BuildError, Problem, RecipeError
+from curation.expressions import ExpressionError, RowExpression
+from curation.flow.gates import GateSpec
+from curation.flow.graph import Graph, Source, Step
+from curation.flow.output import Target
+from curation.hashing import HASH_VERSION
+from curation.io.chunks import Chunk, cut
+from curation.io.files import FileRef, InputError, find_files
+from curation.io.formats import Layout, Unreadable, open_file
+from curation.keys import content_key
+from curation.recipe.model import Gate, InputSpec, OutputSpec, Recipe
+from curation.stages import make_stage
+from curation.stages.base import BindError
+from curation.stages.columns import missing
+from curation.types import OWN_COLUMNS, ROW_ID, in_order, with_own
+
+
+@dataclass(frozen=True)
+class LostFile:
+    """A file of which nothing can be read."""
+
+    file: FileRef
+    reason: str
+
+
+@dataclass(frozen=True)
+class BoundInput:
+    """An input with its files and chunks."""
+
+    spec: InputSpec
+    files: tuple[FileRef, ...]
+    chunks: tuple[Chunk, ...]
+    lost: tuple[LostFile, ...]
+    columns: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows in the readable files."""
+        return sum(chunk.rows for chunk in self.chunks)
+
+    @property
+    def bytes(self) -> int:
+        """Decoded size of the rows, estimated."""
+        return sum(chunk.bytes for chunk in self.chunks)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A recipe bound to its data."""
+
+    recipe: Recipe
+    graph: Graph
+    inputs: Mapping[str, BoundInput]
+    outputs: Mapping[str, OutputSpec]
+    targets: Mapping[str, Target]
+    gates: Mapping[str, tuple[GateSpec, ...]]
+    build_id: str
+    versions: Mapping[str, str]
+
+    def chunks_of(self, name: str) -> tuple[Chunk, ...]:
+        """Chunks of an input."""
+        return self.inputs[name].chunks
+
+
+def versions() -> dict[str, str]:
+    """Versions that the bytes of a build depend on."""
+    import polars
+
+    return {
+        "curation": __version__,
+        "hash": str(HASH_VERSION),
+        "machine": platform.machine(),
+        "numpy": np.__version__,
+        "polars": polars.__version__,
+        "pyarrow": pa.__version__,
+    }
+
+
+@dataclass
+class _Binder:
+    recipe: Recipe
+    sample: float
+    verify: bool
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, path: tuple[str | int, ...], message: str, hint: str = "") -> None:
+        self.problems.append(self.recipe.problem(path, message, hint))
+
+    # inputs
+
+    def input(self, name: str, spec: InputSpec) -> tuple[BoundInput, Source] | None:
+        try:
+            files = find_files(list(spec.paths), stated=spec.format, verify=self.verify)
+        except InputError as error:
+            self.add(("inputs", name, "path"), str(error))
+            return None
+        with ThreadPoolExecutor(8) as pool:
+            layouts = list(pool.map(_layout, files))
+        lost = [LostFile(f, str(x)) for f, x in zip(files, layouts, strict=True) if isinstance(x, Unreadable)]
+        sound = [(f, x) for f, x in zip(files, layouts, strict=True) if isinstance(x, Layout)]
+        if lost and spec.on_bad_rows == "error":
+            for each in lost:
+                self.add(
+                    ("inputs", name, "path"),
+                    f"{each.file.path}: {each.reason}",
+                    "mend or remove the file, or set `on_bad_rows: quarantine` for this input",
+                )
+            return None
+        if not sound:
+            self.add(("inputs", name, "path"), "none of the files can be read")
+            return None
+        schema = self._one_schema(name, sound)
+        if schema is None:
+            return None
+        columns = self._columns(name, spec, schema)
+        if columns is None:
+            return None
+        read = pa.schema([schema.field(column) for column in columns], metadata=_users_metadata(schema))
+        chunks = [chunk for file, layout in sound for chunk in cut(name, file, layout)]
+        has_ids = ROW_ID in columns
+        source = Source(
+            name=name,
+            key_column=spec.key,
+            where=spec.where,
+            sample=self.sample,
+            seed=self.recipe.seed,
+            schema=in_order(with_own(read, ROW_ID)),
+            has_ids=has_ids,
+        )
+        return BoundInput(spec, tuple(files), tuple(chunks), tuple(lost), tuple(columns)), source
+
+    def _one_schema(self, name: str, sound: list[tuple[FileRef, Layout]]) -> pa.Schema | None:
+        first_file, first = sound[0]
+        schema: pa.Schema = first.schema
+        if len(set(schema.names)) < len(schema.names):
+            twice = sorted({n for n in schema.names if schema.names.count(n) > 1})
+            self.add(("inputs", name, "path"), f"{first_file.path}: column {twice[0]!r} stands there twice")
+            return None
+        for file, layout in sound[1:]:
+            fault = _differs(schema, layout.schema)
+            if fault:
+                self.add(
+                    ("inputs", name, "path"),
+                    f"{file.path}: {fault}, unlike {first_file.path}",
+                    "all files of an input have the same columns and types; read the others as an input of their own",
+                )
+                return None
+        return schema
+
+    def _columns(self, name: str, spec: InputSpec, schema: pa.Schema) -> list[str] | None:
+        before = len(self.problems)
+        for i, column in enumerate(spec.columns or []):
+            fault = missing(schema, column, ("inputs", name, "columns", i))
+            if fault:
+                self.add(fault.path, fault.message, fault.hint)
+        if spec.key is not None:
+            fault = missing(schema, spec.key, ("inputs", name, "key"))
+            if fault:
+                self.add(fault.path, fault.message, fault.hint)
+            elif pa.types.is_nested(schema.field(spec.key).type) or pa.types.is_floating(schema.field(spec.key).type):
+                self.add(("inputs", name, "key"), f"column {spec.key!r} is {schema.field(spec.key).type}, not a key")
+            elif ROW_ID in schema.names:
+                self.add(("inputs", name, "key"), f"the files carry {ROW_ID!r} already, which names the rows")
+        if spec.where is not None:
+            try:
+                RowExpression.parse(spec.where).check_predicate(schema)
+            except ExpressionError as error:
+                self.add(("inputs", name, "where"), str(error))
+        for own, kind in OWN_COLUMNS.items():
+            if own in schema.names and schema.field(own).type != kind:
+                self.add(
+                    ("inputs", name, "path"),
+                    f"column {own!r} is {schema.field(own).type}, a name that the build uses itself for {kind}",
+                    "rename the column in the files",
+                )
+        if len(self.problems) > before:
+            return None
+        if spec.columns is None:
+            return list(schema.names)
+        return [*spec.columns, *(n for n in schema.names if n in OWN_COLUMNS and n not in spec.columns)]
+
+    # outputs
+
+    def target(self, output: OutputSpec, schema: pa.Schema) -> tuple[Target, tuple[GateSpec, ...]]:
+        gates = []
+        for i, gate in enumerate(self.recipe.expect):
+            if gate.output not in (None, output.name):
+                continue
+            fault_before = len(self.problems)
+            for key, names in (("by", [gate.by] if gate.by else []), ("columns", gate.columns or [])):
+                for column in names:
+                    fault = missing(schema, column, ("expect", i, key))
+                    if fault:
+                        self.add(fault.path, f"output '{output.name}': {fault.message}", fault.hint)
+            if len(self.problems) == fault_before:
+                gates.append(_gate(gate, i))
+        group = output.feed.groups if output.feed else None
+        if group is not None:
+            self._group(output, schema, group)
+        if output.format == "parquet":
+            self._parquet(output, schema)
+        seed = self.recipe.seed if output.feed is None or output.feed.seed is None else output.feed.seed
+        target = Target(
+            name=output.name,
+            ref=output.source,
+            schema=schema,
+            format=output.format,
+            compression=output.compression,
+            shard_rows=output.shard_rows,
+            order=output.order,
+            group=group,
+            seed=seed,
+            gates=tuple(gates),
+        )
+        return target, tuple(gates)
+
+    def _group(self, output: OutputSpec, schema: pa.Schema, group: str) -> None:
+        path = self.recipe.output_path(output.name, "feed", "groups")
+        fault = missing(schema, group, path)
+        if fault:
+            self.add(path, fault.message, fault.hint)
+            return
+        kind = schema.field(group).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        plain = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
+        if not any(test(kind) for test in plain):
+            self.add(path, f"column {group!r} is {kind}", "groups are text, integers or booleans")
+
+    def _parquet(self, output: OutputSpec, schema: pa.Schema) -> None:
+        import pyarrow.parquet as pq
+
+        for each in schema:
+            try:
+                with pa.BufferOutputStream() as sink:
+                    table = pa.schema([each]).empty_table()
+                    pq.write_table(table, sink)
+                    back = pq.read_schema(pa.BufferReader(sink.getvalue())).field(0).type
+            except pa.ArrowException as error:
+                back = str(error).splitlines()[0]
+            if back != each.type:
+                self.add(
+                    self.recipe.output_path(output.name, "format"),
+                    f"column {each.name!r} of type {each.type} does not survive Parquet",
+                    "use `format: arrow`, which keeps every type",
+                )
+
+
+def _layout(file: FileRef) -> Layout | Unreadable:
+    try:
+        reader = open_file(file)
+        try:
+            return reader.layout()
+        finally:
+            reader.close()
+    except Unreadable as error:
+        return error
+
+
+def _differs(schema: pa.Schema, other: pa.Schema) -> str:
+    lacking = [name for name in schema.names if name not in other.names]
+    if lacking:
+        return f"column {lacking[0]!r} is missing"
+    extra = [name for name in other.names if name not in schema.names]
+    if extra:
+        return f"column {extra[0]!r} is there"
+    for each in schema:
+        kind = other.field(each.name).type
+        if kind != each.type:
+            return f"column {each.name!r} is {kind}, not {each.type}"
+    return ""
+
+
+def _users_metadata(schema: pa.Schema) -> dict[bytes, bytes] | None:
+    kept = {k: v for k, v in (schema.metadata or {}).items() if k != b"ARROW:schema"}
+    return kept or None
+
+
+def _gate(gate: Gate, index: int) -> GateSpec:
+    about = f" by {gate.by}" if gate.by else ""
+    return GateSpec(
+        gate.kind, gate.limit, gate.by, tuple(gate.columns or ()), f"expect[{index}] {gate.kind}: {gate.limit:g}{about}"
+    )
+
+
+def bind(
+    recipe: Recipe, *, sample: float = 1.0, verify: bool = False, note: Callable[[str], None] | None = None
+) -> Bound:
+    """Bind a recipe to its data.
+
+    Parameters
+    ----------
+    recipe
+        As loaded.
+    sample
+        Share of each input's rows to take, by a hash of the row id, in (0, 1].
+    verify
+        Recognise input files by all their bytes.
+    note
+        Called with what the user should know.
+
+    Raises
+    ------
+    RecipeError
+        With all problems: files that are missing or unreadable, columns, types, conditions.
+    """
+    binder = _Binder(recipe, sample, verify)
+    inputs: dict[str, BoundInput] = {}
+    sources: dict[str, Source] = {}
+    schemas: dict[str, pa.Schema] = {}
+    used = {stage.source for stage in recipe.stages} | {output.source for output in recipe.outputs}
+    for name, spec in recipe.inputs.items():
+        if name not in used:
+            if note:
+                note(f"input '{name}' is not read by any stage or output")
+            continue
+        found = binder.input(name, spec)
+        if found is not None:
+            inputs[name], sources[name] = found
+            schemas[name] = sources[name].schema
+    steps = []
+    for spec in recipe.stages:
+        stage = make_stage(spec.use, spec.name, spec.params, recipe.seed)
+        schema = schemas.get(spec.source)
+        if schema is None:  # a problem further up is reported already
+            continue
+        try:
+            out = stage.bind(schema)
+        except BindError as error:
+            for fault in error.faults:
+                binder.add(("stages", spec.index, *fault.path), fault.message, fault.hint)
+            continue
+        steps.append(Step(spec.use, spec.source, stage))
+        schemas.update({ref: out for ref in steps[-1].refs})
+    targets, gates = {}, {}
+    for output in recipe.outputs:
+        if output.source in schemas:
+            targets[output.name], gates[output.name] = binder.target(output, schemas[output.source])
+    if binder.problems:
+        raise RecipeError(sorted(binder.problems, key=lambda problem: (problem.line, problem.path)))
+    stamps = versions()
+    graph = Graph(sources, tuple(steps), schemas, content_key("root", stamps))
+    _distinct_paths(inputs)
+    files = {name: [[f.relative, f.key] for f in each.files] for name, each in sorted(inputs.items())}
+    build_id = content_key("build", recipe.canonical(redacted=False), stamps, files, sample)[:16]
+    outputs = {output.name: output for output in recipe.outputs}
+    return Bound(recipe, graph, inputs, outputs, targets, gates, build_id, stamps)
+
+
+def _distinct_paths(inputs: Mapping[str, BoundInput]) -> None:
+    from curation.flow.evaluate import path_bits
+
+    seen: dict[int, str] = {}
+    for name, each in inputs.items():
+        if each.spec.key is not None or ROW_ID in each.columns:
+            continue
+        for file in each.files:
+            bits = path_bits(name, file.relative)
+            if bits in seen:
+                raise BuildError(
+                    f"{file.path}: its path and that of {seen[bits]} give the same 24 bits of the row ids; rename the "
+                    "input or the file, or give the input a `key:`"
+                )
+            seen[bits] = file.path
+

@@ -1,0 +1,387 @@
+"""A whole build: bind, refuse or go, run the passes, close the balance, hold the gates, publish."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from curation.engine.events import Events, Silent
+from curation.engine.executor import Executor
+from curation.engine.local import Serial, Threads
+from curation.engine.lock import held
+from curation.engine.runner import Runner
+from curation.engine.store import Mark, Store, load_state
+from curation.errors import BuildError
+from curation.feed.plan import FeedOptions, write_plan
+from curation.flow import gates
+from curation.flow.bind import Bound, bind
+from curation.flow.estimate import estimate, refuse
+from curation.flow.evaluate import Made, release
+from curation.flow.jobs import LedgerJob
+from curation.flow.passes import OutputResult, Passes
+from curation.flow.quarantine import write_quarantine
+from curation.hashing import combine
+from curation.io import commits
+from curation.io.atomic import explained, link_or_copy, write_atomic, write_json
+from curation.io.chunks import Chunk
+from curation.io.manifest import FORMAT, Manifest, ManifestError, clean_up, generations, put_manifest, read_manifest, schema_text
+from curation.recipe.model import FeedSpec, OutputSpec, Recipe
+from curation.report.page import write_report
+
+SMALL_BYTES = 256 << 20
+"""Inputs up to this decoded size are built by threads of this process: a cluster takes seconds to start."""
+
+ExecutorName = Literal["serial", "threads", "dask"]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build, as opposed to what.
+
+    Parameters
+    ----------
+    workers
+        Processes to start; ``None`` chooses (threads for small inputs).
+    scheduler
+        Address of a running Dask scheduler.
+    executor
+        ``serial``, ``threads`` or ``dask``; ``None`` chooses.
+    memory
+        Bytes that a worker may use, those of an idle worker (350 MB) included; ``None`` is 80 % of what is free, shared.
+    work
+        Folder for intermediates; default beside the output.
+    sample
+        Share of every input's rows to take, by a hash of the row id.
+    force
+        Throw earlier work away and build anew.
+    verify_inputs
+        Recognise input files by all their bytes.
+    task_bytes
+        Bytes of a task; results never depend on it.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+    executor: ExecutorName | None = None
+    memory: int | None = None
+    work: Path | None = None
+    sample: float = 1.0
+    force: bool = False
+    verify_inputs: bool = False
+    task_bytes: int | None = None
+
+
+@dataclass
+class BuildResult:
+    """What a build has left: a manifest for every output, and whether anything had to be done."""
+
+    manifests: dict[str, Manifest]
+    fresh: bool
+    ran: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def work_folder(recipe: Recipe, options: BuildOptions) -> Path:
+    """Folder for intermediates: as asked, else beside the first output."""
+    if options.work is not None:
+        return options.work
+    first = Path(recipe.outputs[0].path)
+    return first.with_name(f"{first.name}.work")
+
+
+def build(recipe: Recipe, options: BuildOptions | None = None, events: Events | None = None) -> BuildResult:
+    """Build all outputs of a recipe.
+
+    Raises
+    ------
+    RecipeError
+        If the recipe does not fit the data.
+    RefusedError
+        If memory or disk cannot suffice; nothing was computed.
+    LockedError
+        If another build holds an output.
+    BuildError
+        If data cannot be read, a stage cannot go on, or a gate is not met; the old result stands.
+    """
+    started = time.perf_counter()
+    options, events = options or BuildOptions(), events or Silent()
+    bound = bind(recipe, sample=options.sample, verify=options.verify_inputs, note=events.note)
+    outputs = {name: Path(output.path) for name, output in bound.outputs.items()}
+    if not options.force:
+        current = _current(bound, outputs)
+        if current is not None:
+            return BuildResult(current, fresh=False, seconds=time.perf_counter() - started)
+    work = work_folder(recipe, options)
+    with ExitStack() as stack:
+        for path in sorted(outputs.values()):
+            stack.enter_context(held(path))
+        executor = make_executor(bound, options, work)
+        stack.callback(executor.close)
+        stack.callback(release)
+        memory = options.memory or default_memory(executor)
+        sharing = executor.workers if executor.name == "threads" else 1
+        refuse(estimate(bound), memory=memory, sharing=sharing, out=next(iter(outputs.values())), work=work)
+        store = Store(str(work))
+        if options.force:
+            store.clear()
+        load_state.cache_clear()
+        runner = Runner(store, executor, events, memory, options.task_bytes)
+        manifests = _Build(bound, runner, outputs).run(started)
+        store.sweep(runner.used)
+    ran = {record.phase: record.ran for record in runner.records}
+    return BuildResult(manifests, fresh=True, ran=ran, seconds=time.perf_counter() - started)
+
+
+def _current(bound: Bound, outputs: Mapping[str, Path]) -> dict[str, Manifest] | None:
+    """Manifests of all outputs if this very build stands there already."""
+    found = {}
+    for name, path in outputs.items():
+        try:
+            manifest = read_manifest(path)
+        except ManifestError:
+            return None
+        if manifest.build_id != bound.build_id or manifest.content["output"] != name or not manifest.complete():
+            return None
+        found[name] = manifest
+    return found
+
+
+def make_executor(bound: Bound, options: BuildOptions, work: Path) -> Executor:
+    """Choose where tasks run: as asked, threads for small inputs, worker processes above that."""
+    size = sum(each.bytes for each in bound.inputs.values())
+    name = options.executor
+    if name is None:
+        asked = options.workers is not None or options.scheduler is not None
+        name = "dask" if asked or size > SMALL_BYTES else "threads"
+    workers = options.workers or len(os.sched_getaffinity(0))
+    if name == "serial":
+        return Serial()
+    if name == "threads":
+        return Threads(workers)
+    from curation.engine.dask import DaskExecutor
+
+    with explained(work):
+        work.mkdir(parents=True, exist_ok=True)
+    executor = DaskExecutor(workers, address=options.scheduler)
+    try:
+        executor.probe(work)
+    except BaseException:
+        executor.close()
+        raise
+    return executor
+
+
+def default_memory(executor: Executor) -> int:
+    """80 % of the free memory, shared by worker processes."""
+    processes = executor.workers if executor.name == "dask" else 1
+    return int(0.8 * psutil.virtual_memory().available / processes)
+
+
+class _Build:
+    """The steps of one build after the lock is held."""
+
+    def __init__(self, bound: Bound, runner: Runner, outputs: Mapping[str, Path]) -> None:
+        self._bound = bound
+        self._runner = runner
+        self._outputs = outputs
+        self._passes = Passes(bound, runner)
+
+    def run(self, started: float) -> dict[str, Manifest]:
+        passes = self._passes
+        passes.inspect()
+        passes.identify()
+        passes.refuse_too_many()
+        passes.fit()
+        census, ledger = passes.census()
+        results = {name: passes.shards(target, census) for name, target in self._bound.targets.items()}
+        accounts = self._accounts(census)
+        measured = {name: self._gates(name, result) for name, result in results.items()}
+        failed = [f"{name}: {text}" for name, found in measured.items() for each in found for text in each["failed"]]
+        if failed:
+            raise BuildError("the result does not meet `expect`, nothing is published:\n  " + "\n  ".join(failed))
+        manifests = {}
+        for name, result in results.items():
+            manifests[name] = self._publish(name, result, accounts, measured[name], ledger, started)
+        return manifests
+
+    # The balance
+
+    def _accounts(self, census: Sequence[tuple[Chunk | Made, Mark]]) -> dict[str, Any]:
+        inputs = {name: self._input_account(name) for name in self._bound.inputs}
+        stages = {
+            step.name: {"use": step.use, "from": step.source, "in": 0, "created": 0, "out": 0, "dropped": {}}
+            for step in self._bound.graph.steps
+        }
+        for chunk, mark in census:
+            if isinstance(chunk, Chunk):
+                account = inputs[chunk.input]
+                account["kept"] += mark["kept"]
+                account["dropped"] += mark["read"] - mark["kept"]
+                account["not_selected"] += mark["not_selected"]
+                per_file = account["not_selected_by_file"]
+                if mark["not_selected"]:
+                    per_file[chunk.file.relative] = per_file.get(chunk.file.relative, 0) + mark["not_selected"]
+            for name, flow in mark["stages"].items():
+                if name not in stages:
+                    continue
+                stage = stages[name]
+                stage["in"] += flow["into"]
+                stage["created"] += flow["created"]
+                stage["out"] += flow["out"]
+                for reason, rows in flow["dropped"].items():
+                    stage["dropped"][reason] = stage["dropped"].get(reason, 0) + rows
+        for name, account in inputs.items():
+            ends = account["kept"] + account["dropped"] + account["not_selected"] + account["quarantined"]
+            if ends != account["read"]:
+                raise AssertionError(f"input '{name}' does not balance: {account}")
+        for name, stage in stages.items():
+            if stage["in"] + stage["created"] != stage["out"] + sum(stage["dropped"].values()):
+                raise AssertionError(f"stage '{name}' does not balance: {stage}")
+        return {"inputs": inputs, "stages": stages}
+
+    def _input_account(self, name: str) -> dict[str, Any]:
+        each = self._bound.inputs[name]
+        chunks = self._passes.progress.chunks[name]
+        return {
+            "path": self._bound.recipe.canonical()["inputs"][name]["path"],
+            "files": [{"path": f.relative, "bytes": f.size, "key": f.key} for f in each.files],
+            "read": each.rows,
+            "kept": 0,
+            "dropped": 0,
+            "not_selected": 0,
+            "not_selected_by_file": {},
+            "quarantined": sum(skip.stop - skip.start for chunk in chunks for skip in chunk.skips),
+            "unreadable_files": [{"path": x.file.relative, "reason": x.reason} for x in each.lost],
+        }
+
+    def _gates(self, name: str, result: OutputResult) -> list[dict[str, Any]]:
+        found = []
+        for i, gate in enumerate(self._bound.gates[name]):
+            counts = gates.add([shard.mark["gates"][i] for shard in result.shards])
+            found.append({"gate": gate.text, "failed": gates.verdict(gate, counts)})
+        return found
+
+    # Publication
+
+    def _publish(
+        self,
+        name: str,
+        result: OutputResult,
+        accounts: Mapping[str, Any],
+        measured: list[dict[str, Any]],
+        ledger: LedgerJob,
+        started: float,
+    ) -> Manifest:
+        root, build_id = self._outputs[name], self._bound.build_id
+        output, target = self._bound.outputs[name], self._bound.targets[name]
+        meta = root / "meta" / build_id
+        with explained(root):
+            shards = self._link_shards(root, result, target.format)
+            files = {"ledger": f"meta/{build_id}/ledger.arrow", "run": f"meta/{build_id}/run.json"}
+            link_or_copy(self._runner.store.data(ledger.key), meta / "ledger.arrow")
+            commits.reached("meta:published")
+            if write_quarantine(root / "quarantine" / build_id, self._bound, self._passes.progress.chunks):
+                files["quarantine"] = f"quarantine/{build_id}"
+            rows = sum(shard["rows"] for shard in shards)
+            if output.feed is not None and rows:
+                self._write_plan(meta, output, output.feed, result)
+                files["plan"] = f"meta/{build_id}/plan.json"
+            files["report"] = f"meta/{build_id}/report.html"
+            content = {
+                "format": FORMAT,
+                "build_id": build_id,
+                "name": self._bound.recipe.name,
+                "output": name,
+                "seed": self._bound.recipe.seed,
+                "recipe": self._bound.recipe.canonical(),
+                "versions": dict(self._bound.versions),
+                "inputs": accounts["inputs"],
+                "stages": accounts["stages"],
+                "stage_order": [step.name for step in self._bound.graph.steps],
+                "notes": self._passes.progress.notes,
+                "gates": measured,
+                "rows": rows,
+                "data_fingerprint": f"{combine(*(int(s.mark['fingerprint'], 16) for s in result.shards)):032x}",
+                "shard_format": target.format,
+                "group_column": target.group,
+                "groups": len(result.groups),
+                "shards": shards,
+                "files": files,
+                **schema_text(target.schema),
+            }
+            previous = self._previous(root, output)
+            self._write_run(meta, started, previous)
+            manifest = Manifest(root, content)
+            write_report(meta / "report.html", manifest)
+            put_manifest(root, content)
+        clean_up(root, [build_id, *previous])
+        return manifest
+
+    def _link_shards(self, root: Path, result: OutputResult, suffix: str) -> list[dict[str, Any]]:
+        shards = []
+        store = self._runner.store
+        for number, shard in enumerate(result.shards):
+            data = shard.mark["data"]
+            if not store.intact(shard.key, shard.mark):
+                store.forget(shard.key)
+                raise BuildError(
+                    f"{store.data(shard.key)}: has changed since it was written; run the same command again, which "
+                    "makes it anew"
+                )
+            path = f"shards/{self._bound.build_id}/part-{number:05d}.{suffix}"
+            link_or_copy(store.data(shard.key, data["suffix"]), root / path)
+            commits.reached("shard:published")
+            shards.append(
+                {"path": path, "rows": shard.mark["rows"], "bytes": data["bytes"], "xxh3": data["xxh3"]}
+            )
+        return shards
+
+    def _write_plan(self, meta: Path, output: OutputSpec, feed: FeedSpec, result: OutputResult) -> None:
+        seed = self._bound.recipe.seed if feed.seed is None else feed.seed
+        write_plan(
+            meta / "plan.json",
+            options=FeedOptions.from_spec(feed),
+            groups=[(value, rows) for value, rows in result.groups],
+            seed=seed,
+            name=output.name,
+        )
+        commits.reached("meta:published")
+
+    def _previous(self, root: Path, output: OutputSpec) -> list[str]:
+        try:
+            before = generations(root)
+        except (ManifestError, ValueError):
+            return []
+        return [each for each in before if each != self._bound.build_id][: output.keep]
+
+    def _write_run(self, meta: Path, started: float, previous: list[str]) -> None:
+        executor = self._runner.executor
+        write_json(
+            meta / "run.json",
+            {
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": round(time.perf_counter() - started, 3),
+                "host": socket.gethostname(),
+                "python": platform.python_version(),
+                "executor": {"name": executor.name, "workers": executor.workers},
+                "memory_bytes": self._runner.memory,
+                "peak_bytes": max((record.peak_bytes for record in self._runner.records), default=0),
+                "phases": [asdict(record) for record in self._runner.records],
+                "previous": previous,
+            },
+            written="meta:published",
+            named="meta:published",
+        )
+
+

@@ -1,0 +1,378 @@
+"""The jobs of a build: what is done to one chunk, or one shard, and the mark that it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.engine.store import Mark, Store, encode, load_state
+from curation.errors import BuildError
+from curation.flow.evaluate import Evaluation, Flow, Made, View, evaluate
+from curation.hashing import key_hashes
+from curation.io.chunks import Chunk, ChunkReader
+from curation.keys import content_key
+from curation.stages.base import ArtifactStage, Drop, FitStage, Stage, Tables
+from curation.types import Ids, ids_of
+
+DECODE_BYTES = 128 << 20
+"""Largest row group that is decoded at once (see ``curation.io.parquet``)."""
+
+UNUSED = "not in any output"
+"""Reason of rows that reach a point of the graph from which nothing is read."""
+
+def chunk_memory(chunk: Chunk | Made) -> int:
+    """Peak memory of a chunk on its way: the decoded piece, the rows, and what stages make of them."""
+    return DECODE_BYTES + 4 * chunk.bytes
+
+
+@dataclass(frozen=True)
+class _OnChunk:
+    """What all jobs on one chunk share."""
+
+    view: View
+    chunk: Chunk | Made
+
+    @property
+    def rows(self) -> int:
+        """Rows of the chunk."""
+        return self.chunk.rows
+
+    @property
+    def cost(self) -> int:
+        """Bytes of the chunk."""
+        return self.chunk.bytes
+
+    @property
+    def memory(self) -> int:
+        """Peak memory."""
+        return chunk_memory(self.chunk)
+
+    def describe(self) -> str:
+        """Place of the chunk."""
+        return self.chunk.place()
+
+
+@dataclass(frozen=True)
+class InspectJob:
+    """Decode every row of a chunk once, to find those that cannot be."""
+
+    chunk: Chunk
+    columns: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Content key."""
+        return content_key("inspect", self.chunk.key, self.columns)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the chunk."""
+        return self.chunk.rows
+
+    @property
+    def cost(self) -> int:
+        """Bytes of the chunk."""
+        return self.chunk.bytes
+
+    @property
+    def memory(self) -> int:
+        """Peak memory."""
+        return chunk_memory(self.chunk)
+
+    def describe(self) -> str:
+        """Place of the chunk."""
+        return self.chunk.place()
+
+    def run(self, store: Store) -> Mark:
+        """List unreadable row ranges."""
+        reader = ChunkReader()
+        try:
+            found = reader.faults(self.chunk, self.columns)
+        finally:
+            reader.close()
+        return {"skips": [[skip.start, skip.stop, skip.reason] for skip in found]}
+
+
+@dataclass(frozen=True)
+class KeysJob(_OnChunk):
+    """Hashes of a keyed input's values in one chunk, sorted, so that equal ones can be found."""
+
+    @property
+    def key(self) -> str:
+        """Content key."""
+        source = self.view.graph.sources[self.chunk.input]
+        return content_key("keys", self.view.graph.root_key, source.name, source.key_column, self.chunk.key)
+
+    def run(self, store: Store) -> Mark:
+        """Write the sorted hashes."""
+        assert isinstance(self.chunk, Chunk)
+        source = self.view.graph.sources[self.chunk.input]
+        hashes, _, _ = read_keys(self.chunk, str(source.key_column), source.name)
+        return store.write_table(self.key, pa.table({"hash": np.sort(hashes)}))
+
+
+def read_keys(chunk: Chunk, column: str, name: str) -> tuple[Ids, pa.ChunkedArray, Any]:
+    """Hashes of the key column, its values, and row numbers in the file."""
+    reader = ChunkReader()
+    try:
+        table, numbers = reader.read(chunk, [column])
+    finally:
+        reader.close()
+    values = table.column(column)
+    if values.null_count:
+        first = int(numbers[int(np.flatnonzero(np.asarray(values.is_null()))[0])])
+        raise BuildError(
+            f"{chunk.place(first, first + 1)}: the key column '{column}' is NULL; every row needs a key, or leave "
+            "`key:` out so that rows are named by their place"
+        )
+    return key_hashes(values, salt=name, bits=63), values, numbers
+
+
+@dataclass(frozen=True)
+class RepeatsJob:
+    """Hashes that occur more than once in one range of hash values, over all chunks."""
+
+    keys: tuple[str, ...]
+    part: int
+    parts: int
+    rows: int
+
+    @property
+    def key(self) -> str:
+        """Content key."""
+        return content_key("repeats", self.keys, self.part, self.parts)
+
+    @property
+    def cost(self) -> int:
+        """Bytes of hashes gone through."""
+        return 8 * self.rows
+
+    @property
+    def memory(self) -> int:
+        """Peak memory: the hashes of the range, three times."""
+        return 24 * self.rows
+
+    def describe(self) -> str:
+        """Say what is looked for."""
+        return f"equal keys, part {self.part + 1} of {self.parts}"
+
+    def run(self, store: Store) -> Mark:
+        """Merge the range of all sorted runs."""
+        low, high = ((1 << 63) * i // self.parts for i in (self.part, self.part + 1))
+        runs = []
+        for key in self.keys:
+            hashes = store.table(key).column("hash").to_numpy()
+            a, b = np.searchsorted(hashes, np.array([low, high], np.uint64))
+            runs.append(hashes[a:b])
+        merged = np.sort(np.concatenate(runs)) if runs else np.zeros(0, np.uint64)
+        twice = np.unique(merged[1:][merged[1:] == merged[:-1]])
+        return {"repeats": [int(value) for value in twice]}
+
+
+@dataclass(frozen=True)
+class FitJob(_OnChunk):
+    """Partial state of a stage over one chunk."""
+
+    stage: Stage[Any]
+    use: str
+    ref: str
+    state: str | None
+    round: int
+
+    @property
+    def key(self) -> str:
+        """Content key."""
+        return content_key(
+            "fit", self.view.key(self.ref), self.stage.key(self.use), self.state, self.round, self.chunk.key
+        )
+
+    def run(self, store: Store) -> Mark:
+        """Evaluate up to the stage and take its partial state."""
+        assert isinstance(self.stage, FitStage)
+        table = evaluate(self.view, store, self.chunk).tables.get(self.ref)
+        if table is None or table.num_rows == 0:
+            return {"state": None}
+        state = None if self.state is None else load_state(store, self.state)
+        return {"state": encode(self.stage.partial(table, state))}
+
+
+@dataclass(frozen=True)
+class ExtractJob(_OnChunk):
+    """What an artifact stage saves of one chunk."""
+
+    stage: ArtifactStage[Any]
+    use: str
+    ref: str
+    state: str
+
+    @property
+    def key(self) -> str:
+        """Content key."""
+        return content_key("extract", self.view.key(self.ref), self.stage.key(self.use), self.state, self.chunk.key)
+
+    def run(self, store: Store) -> Mark:
+        """Evaluate up to the stage and save its extract, if there is any."""
+        table = evaluate(self.view, store, self.chunk).tables.get(self.ref)
+        if table is None:
+            return {"rows": 0}
+        found = self.stage.extract(table, load_state(store, self.state))
+        return {"rows": found.num_rows} | (store.write_table(self.key, found) if found.num_rows else {})
+
+
+@dataclass(frozen=True)
+class StepJob:
+    """One job of a step of an artifact stage."""
+
+    stage: ArtifactStage[Any]
+    step: str
+    detail: Mapping[str, Any]
+    base_key: str
+    tables: Tables
+
+    @property
+    def key(self) -> str:
+        """Content key."""
+        return content_key("step", self.base_key, self.step, dict(self.detail))
+
+    @property
+    def rows(self) -> int:
+        """Rows gone through."""
+        return int(self.detail.get("stop", self.detail["rows"])) - int(self.detail.get("start", 0))
+
+    @property
+    def cost(self) -> int:
+        """Searches are work, not bytes: every job is a task of its own."""
+        return 256 << 20
+
+    @property
+    def memory(self) -> int:
+        """Peak memory by the stage's formula."""
+        return self.stage.memory(self.step, self.detail)
+
+    def describe(self) -> str:
+        """Stage and step."""
+        return f"stage '{self.stage.name}', {self.step} {dict(self.detail)}"
+
+    def run(self, store: Store) -> Mark:
+        """Let the stage work and save its table."""
+        table, notes = self.stage.run(self.step, self.detail, self.tables)
+        return {"notes": notes} | store.write_table(self.key, table)
+
+
+@dataclass(frozen=True)
+class CensusJob(_OnChunk):
+    """What becomes of every row of a chunk, stage by stage; closes the balance."""
+
+    outputs: Mapping[str, str]
+    unused: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Content key."""
+        refs = [*self.outputs.values(), *self.unused]
+        return content_key("census", sorted(self.outputs.items()), self.unused, self.view.key(*refs), self.chunk.key)
+
+    def run(self, store: Store) -> Mark:
+        """Count, and list what is not simply kept."""
+        result = evaluate(self.view, store, self.chunk)
+        for ref in self.unused:
+            self._close(ref, result)
+        kept_rows = {name: result.tables[ref].num_rows for name, ref in self.outputs.items() if ref in result.tables}
+        kept = self._balance(result)
+        mark: Mark = {
+            "not_selected": result.not_selected,
+            "read": len(result.source_ids),
+            "kept": kept,
+            "outputs": kept_rows,
+            "stages": {name: vars(flow) for name, flow in result.flows.items()},
+        }
+        drops = [(name, drop) for name, drop in result.drops if len(drop.row_id)]
+        if drops:
+            mark |= store.write_table(self.key, ledger_table(drops))
+        return mark
+
+    def _close(self, ref: str, result: Evaluation) -> None:
+        table = result.tables.get(ref)
+        if table is None or not table.num_rows:
+            return
+        name = ref.partition(".")[0]
+        result.drops.append((name, Drop.of(table, UNUSED)))
+        flow = result.flows.setdefault(name, Flow(into=table.num_rows, out=table.num_rows))
+        flow.out -= table.num_rows
+        flow.dropped[UNUSED] = flow.dropped.get(UNUSED, 0) + table.num_rows
+
+    def _balance(self, result: Evaluation) -> int:
+        for name, flow in result.flows.items():
+            if flow.into + flow.created != flow.out + sum(flow.dropped.values()):
+                raise AssertionError(f"stage '{name}' does not balance at {self.describe()}: {flow}")
+        ids = [ids_of(result.tables[ref]) for ref in self.outputs.values() if ref in result.tables]
+        kept = np.isin(result.source_ids, np.concatenate(ids)) if ids else np.zeros(len(result.source_ids), bool)
+        lost = result.source_ids[~kept]
+        listed = np.concatenate([drop.row_id for _, drop in result.drops]) if result.drops else lost[:0]
+        if not np.isin(lost, listed).all():
+            raise AssertionError(f"rows vanish without a reason at {self.describe()}")
+        return int(kept.sum())
+
+
+def ledger_table(drops: list[tuple[str, Drop]]) -> pa.Table:
+    """Ledger rows of one chunk."""
+    sizes = [len(drop.row_id) for _, drop in drops]
+    return pa.table(
+        {
+            "row_id": np.concatenate([drop.row_id for _, drop in drops]),
+            "copy": np.concatenate([drop.copy for _, drop in drops]),
+            "stage": pa.concat_arrays([pa.repeat(name, n) for (name, _), n in zip(drops, sizes, strict=True)]),
+            "reason": pa.concat_arrays(
+                [pa.repeat(drop.reason, n) for (_, drop), n in zip(drops, sizes, strict=True)]
+            ),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class LedgerJob:
+    """The ledger of a build: those of all chunks, in order, in one file."""
+
+    keys: tuple[str, ...]
+    rows: int
+    cost: int = 1
+    memory: int = 256 << 20
+
+    @property
+    def key(self) -> str:
+        """Content key."""
+        return content_key("ledger", self.keys)
+
+    def describe(self) -> str:
+        """Say what is written."""
+        return "the ledger"
+
+    def run(self, store: Store) -> Mark:
+        """Write the file, one batch a chunk, with one dictionary for all."""
+        names: dict[str, list[str]] = {"stage": [], "reason": []}
+        for key in self.keys:
+            table = store.table(key)
+            for name, seen in names.items():
+                seen += [v for v in pc.unique(table.column(name)).to_pylist() if v not in seen]
+        dictionaries = {name: pa.array(values, pa.string()) for name, values in names.items()}
+        kind = pa.dictionary(pa.int32(), pa.string())
+        schema = pa.schema([("row_id", pa.uint64()), ("copy", pa.uint32()), ("stage", kind), ("reason", kind)])
+
+        def fill(path: Any) -> None:
+            options = pa.ipc.IpcWriteOptions(compression="zstd")
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema, options=options) as writer:
+                for key in self.keys:
+                    table = store.table(key).combine_chunks()
+                    columns = [table.column("row_id"), table.column("copy")]
+                    for name, values in dictionaries.items():
+                        index = pc.index_in(table.column(name), values).combine_chunks()
+                        columns.append(pa.DictionaryArray.from_arrays(index, values))
+                    writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+        return {"rows": self.rows} | store.write(self.key, ".arrow", fill)
+

@@ -1,0 +1,297 @@
+"""From rows to shards: in the order of the input, or group by group in an order that a hash of the row id gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation.engine.store import Mark, Store
+from curation.flow.evaluate import View, evaluate
+from curation.flow.gates import GateSpec, measure
+from curation.flow.jobs import _OnChunk, chunk_memory
+from curation.hashing import HASH_VERSION, fingerprint, row_hashes
+from curation.io.chunks import Chunk
+from curation.flow.evaluate import Made
+from curation.keys import content_key
+from curation.rng import random_bits, stream_key
+from curation.types import Ids, copies_of, ids_of
+
+ORDER = "__order"
+"""Sort key of a row in a run; never leaves the work directory."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """An output as its jobs see it."""
+
+    name: str
+    ref: str
+    schema: pa.Schema
+    format: str
+    compression: str
+    shard_rows: int
+    order: str
+    group: str | None
+    seed: int
+    gates: tuple[GateSpec, ...]
+
+    @property
+    def key(self) -> str:
+        """Content key of how rows become bytes."""
+        return content_key(
+            "target",
+            self.schema.serialize().to_pybytes().hex(),
+            [self.format, self.compression, self.order, self.group, self.seed, HASH_VERSION],
+            [gate.key for gate in self.gates],
+        )
+
+
+@dataclass(frozen=True)
+class ScatterJob(_OnChunk):
+    """Rows of one chunk, sorted by group and order key: a run."""
+
+    target: Target
+
+    @property
+    def key(self) -> str:
+        """Content key."""
+        ref, target = self.target.ref, self.target
+        return content_key(
+            "scatter", self.view.key(ref), target.schema.names, target.group, target.seed, self.chunk.key
+        )
+
+    def run(self, store: Store) -> Mark:
+        """Evaluate, sort, write; the mark tells where each group lies."""
+        table = evaluate(self.view, store, self.chunk).tables.get(self.target.ref)
+        if table is None or not table.num_rows:
+            return {"groups": []}
+        table = table.select(self.target.schema.names).cast(self.target.schema)
+        key = stream_key(self.target.seed, "output", "order")
+        order = random_bits(key, ids_of(table), stream=copies_of(table))
+        index, groups = sort_run(table, order, self.target.group)
+        run = table.take(pa.array(index)).append_column(ORDER, pa.array(order[index]))
+        return {"groups": groups} | store.write_table(self.key, run)
+
+
+def sort_run(table: pa.Table, order: Ids, group: str | None) -> tuple[Any, list[list[Any]]]:
+    """Positions in sorted order, and ``[group, first, rows]`` of each group, missing groups first."""
+    if group is None:
+        return np.argsort(order, kind="stable"), [[None, 0, table.num_rows]]
+    values = plain(table.column(group))
+    pairs = pa.table({"group": values, "order": order})
+    index = pc.sort_indices(
+        pairs, sort_keys=[("group", "ascending"), ("order", "ascending")], null_placement="at_start"
+    ).to_numpy()
+    ordered = values.take(pa.array(index)).combine_chunks()
+    counts = ordered.value_counts()
+    sizes = counts.field("counts").to_numpy()
+    firsts = np.concatenate([[0], np.cumsum(sizes)])
+    names = counts.field("values").to_pylist()
+    return index, [[n, int(a), int(s)] for n, a, s in zip(names, firsts, sizes, strict=False)]
+
+
+def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decode a dictionary column, whose values cannot be sorted otherwise."""
+    kind = values.type
+    return values.cast(kind.value_type) if pa.types.is_dictionary(kind) else values
+
+
+def group_order(value: Any) -> tuple[int, Any]:
+    """Sort key of group values: missing first, then by value, as Arrow sorts them."""
+    return (0, 0) if value is None else (1, value)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows ``[start, stop)`` of one run or of one chunk's result."""
+
+    key: str
+    start: int
+    stop: int
+
+
+def cut_runs(
+    store: Store, runs: Sequence[tuple[str, list[list[Any]]]], shard_rows: int
+) -> tuple[list[list[Slice]], list[tuple[Any, int]]]:
+    """Cut sorted runs into shards of exactly ``shard_rows`` rows (the last has the rest).
+
+    The driver looks at sort keys near the cuts only; rows stay where they are.
+
+    Parameters
+    ----------
+    runs
+        Key and groups (``[value, first, rows]``) of each run.
+    shard_rows
+        Rows of a shard.
+
+    Returns
+    -------
+    tuple
+        The slices of every shard, and the groups with their rows, in layout order.
+    """
+    sizes: dict[Any, int] = {}
+    for _, groups in runs:
+        for value, _, rows in groups:
+            sizes[value] = sizes.get(value, 0) + rows
+    names = sorted(sizes, key=group_order)
+    offsets = np.concatenate([[0], np.cumsum([sizes[name] for name in names])]).astype(np.int64)
+    total = int(offsets[-1])
+    places = [{value: (first, rows) for value, first, rows in groups} for _, groups in runs]
+    keys = [store.table(key).column(ORDER).to_numpy() for key, _ in runs]
+    edges = [np.zeros(len(runs), np.int64)]
+    for cut in range(shard_rows, total, shard_rows):
+        at = int(np.searchsorted(offsets, cut, side="right")) - 1
+        edges.append(_edge(keys, places, names, at, cut - int(offsets[at])))
+    edges.append(np.array([len(key) for key in keys], np.int64))
+    shards = [
+        [Slice(run[0], int(a), int(b)) for run, a, b in zip(runs, low, high, strict=True) if b > a]
+        for low, high in zip(edges, edges[1:], strict=False)
+    ]
+    return [shard for shard in shards if shard], [(name, sizes[name]) for name in names]
+
+
+def _edge(
+    keys: list[Ids], places: list[dict[Any, tuple[int, int]]], names: list[Any], at: int, rank: int
+) -> Any:
+    """Position in each run before which lie the groups before ``at`` and the ``rank`` smallest keys of group ``at``."""
+    name = names[at]
+    parts = []
+    for run, place in zip(keys, places, strict=True):
+        first, rows = place.get(name, (_first_after(place, name), 0))
+        parts.append((first, run[first : first + rows]))
+    if rank == 0:
+        return np.array([first for first, _ in parts], np.int64)
+    cut = _kth_smallest([part for _, part in parts], rank)
+    return np.array([first + int(np.searchsorted(part, cut, side="right")) for first, part in parts], np.int64)
+
+
+def _first_after(place: dict[Any, tuple[int, int]], name: Any) -> int:
+    before = [first + rows for other, (first, rows) in place.items() if group_order(other) < group_order(name)]
+    return max(before, default=0)
+
+
+def _kth_smallest(parts: list[Ids], rank: int) -> np.uint64:
+    """The ``rank``-th smallest (1-based) of sorted arrays, looking only at a window around where it must lie."""
+    total = sum(len(part) for part in parts)
+    spread = 8.0 * np.sqrt(total) + 16.0
+    low, high = (min(max((rank + s) / total, 0.0), 1.0) for s in (-spread, spread))
+    bounds = np.array([int(low * 2**64), min(int(high * 2**64), 2**64 - 1)], np.uint64)
+    below, window = 0, []
+    for part in parts:
+        a, b = np.searchsorted(part, bounds[:1], side="left")[0], np.searchsorted(part, bounds[1:], side="right")[0]
+        below += int(a)
+        window.append(part[a:b])
+    inside = np.sort(np.concatenate(window))
+    if not below < rank <= below + len(inside):  # keys that are not uniform
+        below, inside = 0, np.sort(np.concatenate(parts))
+    return np.uint64(inside[rank - below - 1])
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """What both kinds of shard job share."""
+
+    target: Target
+    number: int
+    slices: tuple[Slice, ...]
+    row_bytes: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the shard."""
+        return sum(each.stop - each.start for each in self.slices)
+
+    @property
+    def cost(self) -> int:
+        """Bytes of the shard."""
+        return max(1, self.rows * self.row_bytes)
+
+    def describe(self) -> str:
+        """Output and shard."""
+        return f"output '{self.target.name}', shard {self.number:05d}"
+
+    @property
+    def key(self) -> str:
+        """Content key: the rows and how they become bytes."""
+        slices = [[each.key, each.start, each.stop] for each in self.slices]
+        return content_key("shard", self.target.key, slices)
+
+    def _write(self, store: Store, table: pa.Table) -> Mark:
+        table = table.select(self.target.schema.names).cast(self.target.schema)
+        data = store.write(self.key, f".{self.target.format}", lambda path: self._fill(path, table))
+        return {
+            "rows": table.num_rows,
+            "fingerprint": f"{fingerprint(row_hashes(table)):032x}",
+            "gates": [measure(gate, table) for gate in self.target.gates],
+        } | data
+
+    def _fill(self, path: Path, table: pa.Table) -> None:
+        if self.target.format == "parquet":
+            pq.write_table(table, path, compression=self.target.compression, store_schema=True)
+            return
+        # One batch a shard: a loader maps it once and gathers rows without looking for their batch.
+        whole = table.combine_chunks()
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, whole.schema) as writer:
+            writer.write_table(whole)
+
+
+@dataclass(frozen=True)
+class GatherJob(_Shard):
+    """A shard of slices of sorted runs."""
+
+    @property
+    def memory(self) -> int:
+        """Peak memory: the slices, the sorted rows, and what is written."""
+        return 4 * self.cost + (64 << 20)
+
+    def run(self, store: Store) -> Mark:
+        """Merge the slices by group and order key."""
+        table = pa.concat_tables([store.table(s.key).slice(s.start, s.stop - s.start) for s in self.slices])
+        index, _ = sort_run(table, table.column(ORDER).to_numpy(), self.target.group)
+        return self._write(store, table.take(pa.array(index)))
+
+
+@dataclass(frozen=True)
+class StreamJob(_Shard):
+    """A shard of the results of consecutive chunks, in their order."""
+
+    view: View
+    chunks: Mapping[str, Chunk | Made]
+
+    @property
+    def memory(self) -> int:
+        """Peak memory: one chunk on its way, and the shard."""
+        return max((chunk_memory(chunk) for chunk in self.chunks.values()), default=0) + 3 * self.cost
+
+    def run(self, store: Store) -> Mark:
+        """Evaluate the chunks and cut out the rows."""
+        parts = []
+        for each in self.slices:
+            result = evaluate(self.view, store, self.chunks[each.key], each.key)
+            parts.append(result.tables[self.target.ref].select(self.target.schema.names).slice(each.start, each.stop - each.start))
+        return self._write(store, pa.concat_tables(parts) if parts else self.target.schema.empty_table())
+
+
+def cut_chunks(
+    chunks: Sequence[Chunk | Made], view_key: str, rows: Sequence[int], shard_rows: int
+) -> list[list[tuple[Slice, Chunk | Made]]]:
+    """Cut the results of chunks, in order, into shards of exactly ``shard_rows`` rows (the last has the rest)."""
+    shards: list[list[tuple[Slice, Chunk | Made]]] = []
+    room = 0
+    for chunk, count in zip(chunks, rows, strict=True):
+        key, at = content_key(view_key, chunk.key), 0
+        while at < count:
+            if room == 0:
+                shards.append([])
+                room = shard_rows
+            taken = min(room, count - at)
+            shards[-1].append((Slice(key, at, at + taken), chunk))
+            at, room = at + taken, room - taken
+    return shards

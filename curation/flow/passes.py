@@ -1,0 +1,278 @@
+"""The passes of a build over its chunks: identity, fits, artifacts, census, shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from curation.engine.runner import Runner
+from curation.engine.store import Mark, decode, encode
+from curation.errors import BuildError
+from curation.flow.bind import Bound
+from curation.flow.evaluate import Made, View
+from curation.flow.graph import Graph, Step
+from curation.flow.jobs import (
+    CensusJob,
+    ExtractJob,
+    FitJob,
+    InspectJob,
+    KeysJob,
+    LedgerJob,
+    RepeatsJob,
+    StepJob,
+    read_keys,
+)
+from curation.flow.output import GatherJob, ScatterJob, StreamJob, Target, cut_chunks, cut_runs
+from curation.io.chunks import Chunk, Skip
+from curation.keys import content_key
+from curation.stages.base import ArtifactStage, FitStage, State, Tables
+
+REPEATS_ROWS = 16_000_000
+"""Key hashes that one job looks through."""
+
+
+@dataclass
+class Progress:
+    """What is known while the passes go on: chunks to skip rows of, states, created rows."""
+
+    chunks: dict[str, tuple[Chunk, ...]]
+    states: dict[str, str] = field(default_factory=dict)
+    salted: dict[str, frozenset[int]] = field(default_factory=dict)
+    made: dict[str, tuple[Made, ...]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ShardResult:
+    """A finished shard: where its bytes are and what its job has measured."""
+
+    key: str
+    mark: Mark
+
+
+@dataclass
+class OutputResult:
+    """All shards of an output, in order, and the groups they hold, in order."""
+
+    shards: list[ShardResult]
+    groups: list[tuple[Any, int]]
+
+
+class Passes:
+    """Runs the passes of one bound recipe."""
+
+    def __init__(self, bound: Bound, runner: Runner) -> None:
+        self._bound = bound
+        self._runner = runner
+        self.progress = Progress({name: each.chunks for name, each in bound.inputs.items()})
+
+    @property
+    def _graph(self) -> Graph:
+        return self._bound.graph
+
+    def _view(self, wanted: Mapping[str, frozenset[str]]) -> View:
+        return View(self._graph, dict(self.progress.states), self._graph.needs(wanted), dict(self.progress.salted))
+
+    def _reaching(self, ref: str) -> list[Chunk | Made]:
+        """Chunks whose rows can reach ``ref``: of the input, then what stages on the way have made."""
+        names = self._graph.ancestors(ref)
+        found: list[Chunk | Made] = list(self.progress.chunks.get(names[0], ()))
+        for name in names[1:]:
+            found += self.progress.made.get(name, ())
+        return found
+
+    # Identity: which rows cannot be read, and which keys occur twice.
+
+    def inspect(self) -> None:
+        """Find unreadable rows of the inputs that set them aside, and take them out of the chunks."""
+        for name, each in self._bound.inputs.items():
+            if each.spec.on_bad_rows != "quarantine":
+                continue
+            chunks = self.progress.chunks[name]
+            marks = self._runner.run(f"{name}: look for bad rows", [InspectJob(c, each.columns) for c in chunks])
+            self.progress.chunks[name] = tuple(
+                chunk.without([Skip(a, b, reason) for a, b, reason in mark["skips"]])
+                for chunk, mark in zip(chunks, marks, strict=True)
+            )
+
+    def identify(self) -> None:
+        """Find rows with equal keys and keys with equal hashes."""
+        for name, each in self._bound.inputs.items():
+            if each.spec.key is not None:
+                self._identify(name, each.spec.key, each.spec.on_bad_rows == "quarantine")
+
+    def _identify(self, name: str, column: str, quarantine: bool) -> None:
+        chunks = self.progress.chunks[name]
+        view = self._view({name: frozenset([column])})
+        jobs = [KeysJob(view, chunk) for chunk in chunks]
+        self._runner.run(f"{name}: key hashes", jobs)
+        rows = sum(chunk.rows for chunk in chunks)
+        parts = max(1, -(-rows // REPEATS_ROWS))
+        keys = tuple(job.key for job in jobs)
+        found = self._runner.run(
+            f"{name}: equal keys", [RepeatsJob(keys, i, parts, rows // parts + 1) for i in range(parts)]
+        )
+        suspects = {value for mark in found for value in mark["repeats"]}
+        if suspects:
+            self._settle(name, column, suspects, quarantine)
+
+    def _settle(self, name: str, column: str, suspects: set[int], quarantine: bool) -> None:
+        """Tell equal keys (a fault of the data) from different keys with one hash (ours to mend)."""
+        seen: dict[int, dict[Any, tuple[Chunk, int]]] = {}
+        salted: set[int] = set()
+        refused: dict[int, list[Skip]] = {}
+        for at, chunk in enumerate(self.progress.chunks[name]):
+            hashes, values, numbers = read_keys(chunk, column, name)
+            for i, value in enumerate(hashes.tolist()):
+                if value not in suspects:
+                    continue
+                key, row = values[i].as_py(), int(numbers[i])
+                known = seen.setdefault(value, {})
+                if key not in known:
+                    known[key] = (chunk, row)
+                    if len(known) > 1:
+                        salted.add(value)
+                    continue
+                first, first_row = known[key]
+                if not quarantine:
+                    raise BuildError(
+                        f"input '{name}': key {column} = {key!r} stands in {first.file.path}, row {first_row}, and again "
+                        f"in {chunk.file.path}, row {row}; keys name rows, so they must differ: choose another `key:`, "
+                        "or set `on_bad_rows: quarantine` to keep the first of each"
+                    )
+                reason = f"duplicate key {column} = {key!r}, first in {first.file.relative}, row {first_row}"
+                refused.setdefault(at, []).append(Skip(row, row + 1, reason, readable=True))
+        self.progress.chunks[name] = tuple(
+            chunk.without(refused.get(at, ())) for at, chunk in enumerate(self.progress.chunks[name])
+        )
+        self.progress.salted[name] = frozenset(salted)
+
+    def refuse_too_many(self) -> None:
+        """End the build where more rows are set aside than the recipe allows."""
+        for name, each in self._bound.inputs.items():
+            bad = sum(skip.stop - skip.start for chunk in self.progress.chunks[name] for skip in chunk.skips)
+            read = max(1, each.rows)
+            if bad > each.spec.max_bad * read or (each.lost and each.spec.max_bad < 1 and len(each.lost) > each.spec.max_bad * len(each.files)):
+                skip = next((s for c in self.progress.chunks[name] for s in c.skips), None)
+                example = f"; first: {skip.reason}" if skip else f"; first: {each.lost[0].file.path}: {each.lost[0].reason}"
+                raise BuildError(
+                    f"input '{name}': {bad} of {each.rows} rows and {len(each.lost)} of {len(each.files)} files are bad, "
+                    f"max_bad is {each.spec.max_bad:g}{example}"
+                )
+
+    # States of fits and artifacts.
+
+    def fit(self) -> None:
+        """Bring every stage that needs one to its state, in order."""
+        for step in self._graph.steps:
+            if isinstance(step.stage, FitStage):
+                self._fit(step, step.stage)
+            if isinstance(step.stage, ArtifactStage):
+                self._artifact(step, step.stage)
+
+    def _fit(self, step: Step, stage: FitStage[Any]) -> None:
+        view = self._view({step.source: stage.fit_columns()})
+        chunks = self._reaching(step.source)
+        state: State = None
+        key: str | None = None
+        number, done = 0, False
+        while not done:
+            number += 1
+            jobs = [FitJob(view, c, stage, step.use, step.source, key, number) for c in chunks]
+            marks = self._runner.run(f"{step.name}: fit, round {number}", jobs)
+            parts = [decode(mark["state"]) for mark in marks if mark["state"] is not None]
+            if not parts:
+                break
+            state, done = stage.advance(state, _tree(stage, parts))
+            key = content_key("state", step.stage.key(step.use), encode(state))
+            self._runner.used.add(key)
+            if self._runner.store.mark(key) is None:
+                self._runner.store.finish(key, {"state": encode(state)})
+        if key is not None:
+            self.progress.states[step.name] = key
+
+    def _artifact(self, step: Step, stage: ArtifactStage[Any]) -> None:
+        key = self.progress.states.get(step.name)
+        if key is None:
+            return
+        state = decode(self._runner.store.mark(key)["state"])  # type: ignore[index]
+        pieces = stage.pieces(state)
+        if not pieces:
+            return
+        view = self._view({step.source: stage.extract_columns()})
+        jobs = [ExtractJob(view, c, stage, step.use, step.source, key) for c in self._reaching(step.source)]
+        marks = self._runner.run(f"{step.name}: extract", jobs)
+        tables: dict[str, tuple[tuple[int, str], ...]] = {
+            "extract": tuple((i, j.key) for i, (j, m) in enumerate(zip(jobs, marks, strict=True)) if m["rows"])
+        }
+        base = content_key("artifact", step.stage.key(step.use), key, [k for _, k in tables["extract"]])
+        for name in stage.steps:
+            details = stage.jobs(name, state)
+            steps = [StepJob(stage, name, d, base, Tables(self._runner.store, dict(tables))) for d in details]
+            done = self._runner.run(f"{step.name}: {name}", steps)
+            self.progress.notes.setdefault(step.name, {})[name] = [m["notes"] for m in done if m["notes"]]
+            tables[name] = tuple((int(d["class"]), job.key) for d, job in zip(details, steps, strict=True))
+        self.progress.made[step.name] = tuple(
+            Made(step.name, piece, tables, base, stage.memory("create", piece.detail) // 4) for piece in pieces
+        )
+
+    # What becomes of every row, and the shards.
+
+    def census(self) -> tuple[list[tuple[Chunk | Made, Mark]], LedgerJob]:
+        """Count every chunk through the graph; write the ledger."""
+        outputs = {name: target.ref for name, target in self._bound.targets.items()}
+        unused = tuple(
+            ref for ref in self._graph.unused(frozenset(outputs.values())) if ref not in self._graph.sources
+        )
+        view = self._view({ref: frozenset() for ref in (*outputs.values(), *unused)})
+        chunks: list[Chunk | Made] = [chunk for name in self._graph.sources for chunk in self.progress.chunks[name]]
+        for step in self._graph.steps:
+            chunks += self.progress.made.get(step.name, ())
+        jobs = [CensusJob(view, chunk, outputs, unused) for chunk in chunks]
+        marks = self._runner.run("census", jobs)
+        listed = [job.key for job, mark in zip(jobs, marks, strict=True) if "data" in mark]
+        dropped = sum(sum(sum(s["dropped"].values()) for s in mark["stages"].values()) for mark in marks)
+        ledger = LedgerJob(tuple(listed), dropped)
+        self._runner.run("ledger", [ledger])
+        return list(zip(chunks, marks, strict=True)), ledger
+
+    def shards(self, target: Target, census: Sequence[tuple[Chunk | Made, Mark]]) -> OutputResult:
+        """Write the shards of an output into the work directory."""
+        wanted = {target.ref: frozenset(target.schema.names)}
+        view = self._view(wanted)
+        reaching = {chunk.key for chunk in self._reaching(target.ref)}
+        chunks = [(c, m["outputs"].get(target.name, 0)) for c, m in census if c.key in reaching]
+        chunks = [(chunk, rows) for chunk, rows in chunks if rows]
+        total = sum(rows for _, rows in chunks)
+        size = sum(chunk.bytes * rows // max(1, chunk.rows) for chunk, rows in chunks)
+        row_bytes = max(1, size // max(1, total))
+        jobs: list[GatherJob | StreamJob]
+        if target.order == "input":
+            cuts = cut_chunks([c for c, _ in chunks], view.key(target.ref), [n for _, n in chunks], target.shard_rows)
+            jobs = [
+                StreamJob(target, i, tuple(s for s, _ in cut), row_bytes, view, {s.key: c for s, c in cut})
+                for i, cut in enumerate(cuts)
+            ]
+            groups: list[tuple[Any, int]] = [(None, total)]
+        else:
+            scatter = [ScatterJob(view, chunk, target) for chunk, _ in chunks]
+            marks = self._runner.run(f"{target.name}: scatter", scatter)
+            runs = [(job.key, mark["groups"]) for job, mark in zip(scatter, marks, strict=True) if mark["groups"]]
+            slices, groups = cut_runs(self._runner.store, runs, target.shard_rows)
+            jobs = [GatherJob(target, i, tuple(cut), row_bytes) for i, cut in enumerate(slices)]
+        if not jobs:  # an output without rows still has one shard, which carries its schema
+            jobs = [StreamJob(target, 0, (), row_bytes, view, {})]
+        done = self._runner.run(f"{target.name}: shards", jobs)
+        return OutputResult(
+            [ShardResult(job.key, mark) for job, mark in zip(jobs, done, strict=True)], groups
+        )
+
+
+def _tree(stage: FitStage[Any], parts: list[State]) -> State:
+    """Merge neighbours pairwise until one is left: a tree that depends on the number of chunks alone."""
+    while len(parts) > 1:
+        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+        parts = [stage.merge(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
+    return parts[0]
+

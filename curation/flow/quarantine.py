@@ -1,0 +1,117 @@
+"""Rows set aside: where they stood, why, and the rows themselves as raw as they came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from curation.flow.bind import Bound
+from curation.io import commits
+from curation.io.atomic import dump_json, void, write_atomic
+from curation.io.chunks import Chunk, ChunkReader, Skip, Span
+from curation.io.formats import Unreadable, open_file
+
+RAW_BYTES = 64 << 20
+"""Unreadable stretches up to this size are copied; of larger ones only the place is kept."""
+
+
+def write_quarantine(folder: Path, bound: Bound, chunks: Mapping[str, tuple[Chunk, ...]]) -> bool:
+    """Write ``rows.jsonl``, one line a bad stretch, and beside it the raw bytes or the refused rows.
+
+    Returns
+    -------
+    bool
+        Whether there was anything to write.
+    """
+    lines: list[dict[str, Any]] = []
+    for name, each in bound.inputs.items():
+        for lost in each.lost:
+            raw = _copy(folder, len(lines), Path(lost.file.path), 0, lost.file.size)
+            lines.append({"input": name, "file": lost.file.relative, "reason": lost.reason, "raw": raw})
+        for chunk in chunks[name]:
+            for skip in chunk.skips:
+                lines.append(_line(folder, len(lines), chunk, skip, each.columns))
+    if lines:
+        text = "".join(dump_json(line) + "\n" for line in lines)
+        write_atomic(
+            folder / "rows.jsonl",
+            lambda to: void(to.write_text(text, "utf-8")),
+            written="meta:published",
+            named="meta:published",
+        )
+    return bool(lines)
+
+
+def _line(folder: Path, number: int, chunk: Chunk, skip: Skip, columns: tuple[str, ...]) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "input": chunk.input,
+        "file": chunk.file.relative,
+        "start": skip.start,
+        "stop": skip.stop,
+        "reason": skip.reason,
+    }
+    if skip.readable:
+        return line | {"rows": _rows(folder, number, chunk, skip, columns)}
+    offset, length = _range(chunk, skip)
+    return line | {
+        "offset": offset,
+        "length": length,
+        "raw": _copy(folder, number, Path(chunk.file.path), offset, length),
+    }
+
+
+def _rows(folder: Path, number: int, chunk: Chunk, skip: Skip, columns: tuple[str, ...]) -> str:
+    reader = ChunkReader()
+    whole = Chunk(chunk.input, chunk.file, chunk.start, chunk.stop, chunk.spans, chunk.bytes)
+    table, numbers = reader.read(whole, columns)
+    at = int(skip.start - numbers[0])
+    rows = table.slice(at, skip.stop - skip.start).combine_chunks()
+    reader.close()
+    path = folder / f"{number:05d}.arrow"
+
+    def fill(to: Path) -> None:
+        with pa.OSFile(str(to), "wb") as file, pa.ipc.new_file(file, rows.schema) as writer:
+            writer.write_table(rows)
+
+    write_atomic(path, fill, written="meta:published", named="meta:published")
+    return path.name
+
+
+def _range(chunk: Chunk, skip: Skip) -> tuple[int, int]:
+    """Bytes of the piece that holds the bad rows."""
+    start = chunk.start
+    for span in chunk.spans:
+        if start <= skip.start < start + span.stop - span.start:
+            return _piece_range(chunk, span)
+        start += span.stop - span.start
+    return 0, 0
+
+
+def _piece_range(chunk: Chunk, span: Span) -> tuple[int, int]:
+    try:
+        reader = open_file(chunk.file)
+    except Unreadable:
+        return 0, chunk.file.size
+    try:
+        return reader.raw_range(span.piece)
+    finally:
+        reader.close()
+
+
+def _copy(folder: Path, number: int, source: Path, offset: int, length: int) -> str | None:
+    if length > RAW_BYTES:
+        return None
+    path = folder / f"{number:05d}.bin"
+
+    def fill(to: Path) -> None:
+        with source.open("rb") as file, to.open("wb") as out:
+            file.seek(offset)
+            out.write(file.read(length))
+
+    write_atomic(path, fill, written="meta:published", named="meta:published")
+    return path.name
+
+

@@ -1,0 +1,135 @@
+"""The manifest: the one file that says what a build directory holds, and the order in which it changes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from curation.errors import CurationError
+from curation.io import commits
+from curation.io.atomic import TEMPORARY, explained, write_json
+
+FORMAT = 1
+NAME = "manifest.json"
+PARTS = ("shards", "meta", "quarantine")
+
+
+class ManifestError(CurationError):
+    """A directory is no build of ours, or of a version that cannot be read here."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard file: path below the build directory, rows, bytes and xxh3-128."""
+
+    path: str
+    rows: int
+    bytes: int
+    xxh3: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` says; ``content`` is the whole of it."""
+
+    root: Path
+    content: Mapping[str, Any]
+
+    @property
+    def build_id(self) -> str:
+        """Generation that the manifest names."""
+        return str(self.content["build_id"])
+
+    @property
+    def rows(self) -> int:
+        """Rows in all shards."""
+        return int(self.content["rows"])
+
+    @property
+    def shards(self) -> list[Shard]:
+        """Shards in order."""
+        return [Shard(**each) for each in self.content["shards"]]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the shards."""
+        return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(self.content["schema_ipc"])))
+
+    def path(self, name: str) -> Path | None:
+        """File of the result by its role (``plan``, ``ledger``, ``report``, ``run``), if the build has it."""
+        found = self.content["files"].get(name)
+        return None if found is None else self.root / found
+
+    def complete(self) -> bool:
+        """Whether all shards are there with the size that the manifest states."""
+        try:
+            return all((self.root / s.path).stat().st_size == s.bytes for s in self.shards)
+        except OSError:
+            return False
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Read the manifest of a build directory.
+
+    Raises
+    ------
+    ManifestError
+        If there is none, it is damaged, or written by a later version.
+    """
+    path = root / NAME
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        version = int(content["format"])
+    except FileNotFoundError:
+        raise ManifestError(f"{root}: no build here (no {NAME}); name the output directory of a build") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from error
+    if version > FORMAT:
+        raise ManifestError(f"{path}: format {version}, this version reads up to {FORMAT}; upgrade curation")
+    return Manifest(root, content)
+
+
+def generations(root: Path) -> list[str]:
+    """Build ids of the generations that stand in the directory, the current one first, older ones after."""
+    current = read_manifest(root)
+    run = current.path("run")
+    history: list[str] = []
+    if run is not None and run.is_file():
+        history = json.loads(run.read_text("utf-8")).get("previous", [])
+    return [current.build_id, *(each for each in history if (root / "meta" / each / NAME).is_file())]
+
+
+def put_manifest(root: Path, content: Mapping[str, Any]) -> None:
+    """Make a generation the current one: the only step that readers notice."""
+    write_json(root / "meta" / str(content["build_id"]) / NAME, content, **_META, durable=True)
+    write_json(root / NAME, content, written="manifest:written", named="manifest:named", durable=True)
+
+
+_META = {"written": "meta:published", "named": "meta:published"}
+
+
+def clean_up(root: Path, keep: list[str]) -> None:
+    """Remove generations that are not in ``keep``, and unfinished files."""
+    with explained(root):
+        for part in PARTS:
+            for each in (root / part).glob("*"):
+                if each.is_dir() and each.name not in keep:
+                    shutil.rmtree(each, ignore_errors=True)
+        for leftover in root.rglob(f"{TEMPORARY}*"):
+            leftover.unlink(missing_ok=True)
+    commits.reached("cleanup:done")
+
+
+def schema_text(schema: pa.Schema) -> dict[str, Any]:
+    """Schema for the manifest: readable, and exact."""
+    return {
+        "schema": [{"name": f.name, "type": str(f.type), "nullable": f.nullable} for f in schema],
+        "schema_ipc": base64.b64encode(schema.serialize().to_pybytes()).decode(),
+    }
