@@ -23,11 +23,12 @@ from curation.engine.lock import held
 from curation.engine.runner import Runner
 from curation.engine.store import Mark, Store, load_state
 from curation.errors import BuildError
-from curation.feed.plan import FeedOptions, write_plan
+from curation.feed.plan import write_plan
 from curation.flow import gates
 from curation.flow.bind import Bound, bind
 from curation.flow.estimate import estimate, refuse
 from curation.flow.evaluate import Made, release
+from curation.flow.feeding import feed_options
 from curation.flow.jobs import LedgerJob
 from curation.flow.passes import OutputResult, Passes
 from curation.flow.quarantine import write_quarantine
@@ -351,7 +352,7 @@ class _Build:
         seed = self._bound.recipe.seed if feed.seed is None else feed.seed
         write_plan(
             meta / "plan.json",
-            options=FeedOptions.from_spec(feed),
+            options=feed_options(feed),
             groups=[(value, rows) for value, rows in result.groups],
             seed=seed,
             name=output.name,

@@ -13,12 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.engine.store import Mark, Store
-from curation.flow.evaluate import View, evaluate
+from curation.flow.evaluate import Made, View, evaluate
 from curation.flow.gates import GateSpec, measure
 from curation.flow.jobs import _OnChunk, chunk_memory
 from curation.hashing import HASH_VERSION, fingerprint, row_hashes
 from curation.io.chunks import Chunk
-from curation.flow.evaluate import Made
 from curation.keys import content_key
 from curation.rng import random_bits, stream_key
 from curation.types import Ids, copies_of, ids_of
@@ -81,13 +80,13 @@ class ScatterJob(_OnChunk):
 
 
 def sort_run(table: pa.Table, order: Ids, group: str | None) -> tuple[Any, list[list[Any]]]:
-    """Positions in sorted order, and ``[group, first, rows]`` of each group, missing groups first."""
+    """Positions in sorted order, and ``[group, first, rows]`` of each group, missing groups last."""
     if group is None:
         return np.argsort(order, kind="stable"), [[None, 0, table.num_rows]]
     values = plain(table.column(group))
     pairs = pa.table({"group": values, "order": order})
     index = pc.sort_indices(
-        pairs, sort_keys=[("group", "ascending"), ("order", "ascending")], null_placement="at_start"
+        pairs, sort_keys=[("group", "ascending"), ("order", "ascending")]
     ).to_numpy()
     ordered = values.take(pa.array(index)).combine_chunks()
     counts = ordered.value_counts()
@@ -104,8 +103,8 @@ def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def group_order(value: Any) -> tuple[int, Any]:
-    """Sort key of group values: missing first, then by value, as Arrow sorts them."""
-    return (0, 0) if value is None else (1, value)
+    """Sort key of group values: by value, missing last, as Arrow sorts them."""
+    return (1, 0) if value is None else (0, value)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from curation.errors import BuildError
 from curation.hashing import key_hashes
 from curation.methods.neighbors import exact_neighbors
-from curation.methods.smote import Smote, interpolate, sampling_targets, smote_draws
+from curation.methods.smote import Smote, interpolate, sampling_targets, smote_draws, usable_k
 from curation.rng import stream_key
 from curation.stages.base import ArtifactStage, BindError, Fault, Outcome, Piece, State, Tables
 from curation.stages.columns import missing
@@ -148,24 +148,16 @@ class SmoteStage(ArtifactStage[Smote]):
                     f"stage '{self.name}', column '{entry['column']}': {entry['rows']} of the {counts[label]} rows of "
                     f"class {label!r} hold NaN, infinity or NULL (first: row id {entry['row']}); filter or repair them"
                 )
-            classes.append({"id": ids[label], "label": label, "rows": counts[label], "new": new, "k": self._k(label, counts[label])})
+            rows = counts[label]
+            try:
+                k = usable_k(rows, self.params.k, self.params.small, label=label)
+            except ValueError as error:
+                raise BuildError(f"stage '{self.name}', column '{self.params.label}': {error}") from error
+            classes.append({"id": ids[label], "label": label, "rows": rows, "new": new, "k": k})
         marks = [_class_bits(self.name, each["id"]) for each in classes]
         if len(set(marks)) < len(marks):
             raise BuildError(f"stage '{self.name}': two classes share the 24 bits of their row ids; rename the stage")
         return {"classes": classes}, True
-
-    def _k(self, label: Any, rows: int) -> int:
-        k, small = self.params.k, self.params.small
-        if rows > k:
-            return k
-        if small == "shrink" and rows > 1:
-            return rows - 1
-        if small == "copy":
-            return rows - 1
-        raise BuildError(
-            f"stage '{self.name}', column '{self.params.label}': {rows} rows of {label!r}, k={k} needs {k + 1}; "
-            f"lower k, {'set `small: shrink`' if rows > 1 else 'set `small: copy`'}, or leave the class out of `target`"
-        )
 
     def extract_columns(self) -> frozenset[str]:
         """Label, features and the columns to keep."""
@@ -191,7 +183,7 @@ class SmoteStage(ArtifactStage[Smote]):
         if step == "gather":
             return [{"class": i, "id": each["id"], "rows": each["rows"]} for i, each in enumerate(classes)]
         return [
-            {"class": i, "start": a, "stop": min(a + SEARCH_ROWS, each["rows"]), "rows": each["rows"]}
+            {"class": i, "start": a, "stop": min(a + SEARCH_ROWS, each["rows"]), "rows": each["rows"], "k": each["k"]}
             for i, each in enumerate(classes)
             if each["k"] > 0
             for a in range(0, each["rows"], SEARCH_ROWS)

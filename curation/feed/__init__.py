@@ -1,0 +1,18 @@
+"""The feed: when a trainer sees each row of a build."""
+
+from curation.feed.loader import Loader, ShardSet
+from curation.feed.permutation import ALGORITHM, Permutation, derive_key
+from curation.feed.plan import FeedError, FeedOptions, Plan, Shares, write_plan
+
+__all__ = [
+    "ALGORITHM",
+    "FeedError",
+    "FeedOptions",
+    "Loader",
+    "Permutation",
+    "Plan",
+    "ShardSet",
+    "Shares",
+    "derive_key",
+    "write_plan",
+]

@@ -1,0 +1,90 @@
+"""The JSON Schema of a recipe, from which editors complete and check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from curation.methods import STAGES, params_of
+from curation.recipe.model import FeedSpec, Gate, InputSpec, OutputSpec, Recipe, StageSpec
+
+_NAME = "^[A-Za-z_][A-Za-z0-9_-]*$"
+_REFERENCE = "^[A-Za-z_][A-Za-z0-9_-]*(\\.[A-Za-z_][A-Za-z0-9_-]*)?$"
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a recipe, with one kind of stage per method.
+
+    It holds names, types and ranges; what needs more than one key at a time (sources, cycles, sums of shares)
+    is checked by `load_recipe` alone.
+    """
+    methods = {name: params_of(name) for name in sorted(STAGES)}
+    models: list[type[BaseModel]] = [InputSpec, Gate, FeedSpec, OutputSpec, *methods.values()]
+    refs, shared = models_json_schema([(m, "validation") for m in models], ref_template="#/$defs/{model}")
+    defs: dict[str, Any] = shared["$defs"]
+
+    def taken(model: type[BaseModel]) -> dict[str, Any]:
+        """Definition of a model, taken out because it is changed before it is used."""
+        definition: dict[str, Any] = defs.pop(refs[model, "validation"]["$ref"].rpartition("/")[2])
+        return definition
+
+    output = _as_written(taken(OutputSpec))
+    output["properties"]["from"] = _reference(_described(OutputSpec, "source"))
+    named = {**output, "properties": output["properties"] | {"feed": {"$ref": "#/$defs/FeedSpec"}}}
+    defs["Stage"] = {"oneOf": [_stage(name, taken(model)) for name, model in methods.items()]}
+    defs["Output"], defs["NamedOutput"] = output, named
+    names = {"propertyNames": {"pattern": _NAME}, "minProperties": 1}
+    properties: dict[str, dict[str, Any]] = {
+        "recipe": {"const": 1},
+        "name": {"type": "string", "minLength": 1},
+        "seed": {"type": "integer", "minimum": 0, "exclusiveMaximum": 2**64},
+        "inputs": {"type": "object", "additionalProperties": {"$ref": "#/$defs/InputSpec"}, **names},
+        "stages": {"type": ["array", "null"], "items": {"$ref": "#/$defs/Stage"}},
+        "expect": {"type": ["array", "null"], "items": {"$ref": "#/$defs/Gate"}},
+        "feed": {"$ref": "#/$defs/FeedSpec"},
+        "output": {"$ref": "#/$defs/Output"},
+        "outputs": {"type": "object", "additionalProperties": {"$ref": "#/$defs/NamedOutput"}, **names},
+    }
+    spoken = {"feed": FeedSpec.__doc__, "output": "where the result goes"}
+    for key, schema in properties.items():
+        schema["description"] = spoken.get(key) or _described(Recipe, key)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "curation recipe",
+        "type": "object",
+        "properties": properties,
+        "required": ["recipe", "name", "seed", "inputs"],
+        "oneOf": [{"required": ["output"]}, {"required": ["outputs"], "not": {"required": ["feed"]}}],
+        "additionalProperties": False,
+        "$defs": dict(sorted(defs.items())),
+    }
+
+
+def _stage(use: str, params: dict[str, Any]) -> dict[str, Any]:
+    common = {
+        "use": {"const": use, "description": _described(StageSpec, "use")},
+        "name": {"type": "string", "pattern": _NAME, "description": _described(StageSpec, "name")},
+        "from": _reference("what it reads: an input, a stage or stage.port; default: the stage before"),
+    }
+    required = ["use", *params.get("required", ())]
+    return params | {"title": use, "properties": common | params.get("properties", {}), "required": required}
+
+
+def _as_written(output: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of an output what is not one of its keys in a recipe."""
+    elsewhere = ("name", "source", "feed")
+    properties = {key: value for key, value in output["properties"].items() if key not in elsewhere}
+    required = [key for key in output["required"] if key not in elsewhere]
+    for key in ("order", "compression"):  # their defaults depend on other keys
+        properties[key] = {name: value for name, value in properties[key].items() if name != "default"}
+    return output | {"properties": properties, "required": required}
+
+
+def _reference(description: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": _REFERENCE, "description": description}
+
+
+def _described(model: type[BaseModel], field: str) -> str:
+    return model.model_fields[field].description or ""
