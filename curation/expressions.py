@@ -230,11 +230,8 @@ class RowExpression:
             return self.evaluate(_ONE_ROW)[:0]
         data = pa.table([_polars_ready(table[name]) for name in self.columns], names=list(self.columns))
         try:
-            frame = (
-                pl.DataFrame(data)
-                if self.columns
-                else pl.DataFrame({"": pl.repeat(0, len(table), eager=True)})
-            )
+            height = {"": pl.repeat(0, len(table), eager=True)}  # a constant is repeated for every row
+            frame = pl.DataFrame(data if self.columns else height)
             result = frame.with_columns(self._expression.alias(_RESULT)).select(_RESULT).to_arrow()
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException) as error:
             raise ExpressionError(_one_line(error)) from None
@@ -282,6 +279,8 @@ def _refuse_words(text: str) -> None:
     for (kind, word), (_, after) in itertools.pairwise(tokens):
         if kind == "comment":
             raise ExpressionError("comments are not allowed in SQL; write them in the recipe")
+        if kind == "other" and word == ";":
+            raise ExpressionError("unexpected ;; one expression is expected")
         if kind == "dollar" or (kind == "other" and word in "'\"`"):
             raise ExpressionError(
                 f"unexpected {word}; text stands in 'single quotes', a column in \"double quotes\""
@@ -329,7 +328,7 @@ def _children(kind: str, parts: Node) -> list[Node] | None:
         return [parts["expr"]]
     if kind == "Ternary":
         return [parts["predicate"], parts["truthy"], parts["falsy"]]
-    if kind == "Function" and _allowed(parts["function"]):
+    if kind == "Function" and _allowed(parts["function"], parts["input"]):
         return list(parts["input"])
     if kind == "Alias":
         inner, name = parts
@@ -339,12 +338,13 @@ def _children(kind: str, parts: Node) -> list[Node] | None:
     return None
 
 
-def _allowed(function: Node) -> bool:
+def _allowed(function: Node, inputs: list[Node]) -> bool:
     family, parts = next(iter(function.items())) if isinstance(function, dict) else (function, None)
     if family not in _FAMILIES:
         return family in _FUNCTIONS
     member, options = next(iter(parts.items())) if isinstance(parts, dict) else (parts, None)
-    if member == "Strptime" and not (isinstance(options, list) and options[-1].get("format")):
+    constant = isinstance(inputs[0], dict) and "Literal" in inputs[0]
+    if member == "Strptime" and not constant and not (options or [{}])[-1].get("format"):
         raise ExpressionError("the format of a date would be guessed; name it: date(column, '%Y-%m-%d')")
     if member == "FieldByName":
         _plain_name(str(options))
@@ -416,6 +416,11 @@ def _readable(found: pa.DataType) -> bool:
 
 
 def _polars_ready(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_nested(column.type) and any(chunk.offset for chunk in column.chunks):
+        compact = [
+            pa.concat_arrays([chunk]) for chunk in column.chunks
+        ]  # old Polars misreads slices of structs
+        column = pa.chunked_array(compact, column.type)
     while column.type != (wanted := _storage_type(column.type)):
         if isinstance(column.type, pa.BaseExtensionType):
             column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)

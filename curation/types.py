@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -61,3 +64,54 @@ def copies_of(table: pa.Table) -> NDArray[np.uint32]:
         return np.zeros(table.num_rows, np.uint32)
     copies: NDArray[np.uint32] = table.column(COPY).to_numpy().astype(np.uint32, copy=False)
     return copies
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Columns of a schema, in its order and with its exact types and metadata."""
+    columns = [
+        column if column.type.equals(field.type, check_metadata=True) else column.cast(field.type)
+        for field, column in ((field, table.column(field.name)) for field in schema)
+    ]
+    if not columns:
+        return table.select([]).replace_schema_metadata(schema.metadata)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def schema_key(schema: pa.Schema) -> str:
+    """Schema as text that is equal for equal schemas."""
+    raw: str = schema.serialize().to_pybytes().hex()
+    return raw
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A schema on its way to another process."""
+
+    raw: bytes
+
+
+class CarriesSchemas:
+    """Base of dataclasses that hold schemas and travel: pyarrow's own pickling renames the items of lists."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _pack(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, _unpack(value))
+
+
+def _pack(value: Any) -> Any:
+    if isinstance(value, pa.Schema):
+        return _Packed(value.serialize().to_pybytes())
+    if isinstance(value, dict):
+        return {key: _pack(each) for key, each in value.items()}
+    return value
+
+
+def _unpack(value: Any) -> Any:
+    if isinstance(value, _Packed):
+        return pa.ipc.read_schema(pa.BufferReader(value.raw))
+    if isinstance(value, dict):
+        return {key: _unpack(each) for key, each in value.items()}
+    return value

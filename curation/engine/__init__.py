@@ -1,1 +1,1 @@
-
+"""The engine: jobs, done-marks, executors, locks. Knows neither columns nor methods."""

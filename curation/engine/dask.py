@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from curation.errors import BuildError
 
 STALL_S = 1800.0
 """Seconds without any finished task after which a run is ended with an error."""
+
+POLL_S = 0.01
 
 _SETTINGS = {
     "distributed.worker.memory.target": False,
@@ -117,20 +120,24 @@ class DaskExecutor:
         import distributed
 
         futures = [self._client.submit(run_task, task, pure=False, retries=0) for task in tasks]
-        waiting = distributed.as_completed(futures, with_results=False)
+        waiting = distributed.as_completed(futures)
+        left, last = len(futures), time.monotonic()
         try:
-            for _ in futures:
-                try:
-                    future = waiting.next(timeout=self._stall_s)  # type: ignore[no-untyped-call]
-                except TypeError:
-                    future = next(waiting)
-                yield self._result(future)
-                future.release()
-        except TimeoutError as error:
-            raise BuildError(
-                f"no task has finished for {self._stall_s:.0f} s; the workers hang or the tasks are too large "
-                "(see run.json for the times so far)"
-            ) from error
+            while left:
+                batch = waiting.next_batch(block=False)
+                for future in batch:
+                    yield self._result(future)
+                    future.release()
+                left -= len(batch)
+                if batch:
+                    last = time.monotonic()
+                elif time.monotonic() - last > self._stall_s:
+                    raise BuildError(
+                        f"no task has finished for {self._stall_s:.0f} s, {left} are left; the workers hang, or the "
+                        "tasks are too large for them"
+                    )
+                else:
+                    time.sleep(POLL_S)
         finally:
             self._client.cancel(futures, force=True)
 

@@ -68,8 +68,10 @@ class Runner:
             PhaseRecord(phase, len(marks), len(left), len(tasks), rows, seconds, work_s, peak)
         )
         self.events.finished(phase, seconds=seconds)
-        done = [marks[job.key] for job in jobs]
-        return [mark for mark in done if mark is not None]
+        done = [mark for mark in (marks[job.key] for job in jobs) if mark is not None]
+        if len(done) < len(jobs):
+            raise AssertionError(f"{phase}: {len(jobs) - len(done)} jobs left no mark under their own key")
+        return done
 
     def _refuse(self, phase: str, jobs: Sequence[Job]) -> None:
         shared = self.executor.workers if self.executor.name == "threads" else 1

@@ -1,8 +1,9 @@
 """The feed: when a trainer sees each row of a build."""
 
 from curation.feed.loader import Loader, ShardSet
+from curation.feed.options import FeedOptions, Shares
 from curation.feed.permutation import ALGORITHM, Permutation, derive_key
-from curation.feed.plan import FeedError, FeedOptions, Plan, Shares, write_plan
+from curation.feed.plan import FeedError, Plan, write_plan
 
 __all__ = [
     "ALGORITHM",

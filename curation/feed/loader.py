@@ -170,12 +170,17 @@ class ShardSet:
         outputs = [reader.empty(positions.shape[0]) for reader in readers]
         order = np.argsort(positions, kind="stable")
         ordered = positions[order]
-        for shard, run in _runs(ordered, self._starts):
-            rows = ordered[run] - self._starts[shard]
-            for block, within in _runs(rows, self._open(shard).starts):
+        for index, run in _runs(ordered, self._starts):
+            shard = self._open(index)
+            rows = ordered[run] - self._starts[index]
+            for block, within in _runs(rows, shard.starts):
+                batches = self._read(index, shard, block, tuple(names))
+                starts = shard.starts[block] + np.cumsum([0, *(batch.num_rows for batch in batches)])
                 targets = order[run][within]
-                local = rows[within] - self._open(shard).starts[block]
-                self._take_block(shard, block, local, targets, readers, outputs)
+                for i, part in _runs(rows[within], starts):
+                    local = rows[within][part] - starts[i]
+                    for reader, output in zip(readers, outputs, strict=True):
+                        reader.gather(batches[i].column(reader.name), local, output, targets[part])
         return dict(zip(names, outputs, strict=True))
 
     def check_columns(self, columns: Sequence[str] | None) -> list[str]:
@@ -207,25 +212,10 @@ class ShardSet:
     def _open(self, index: int) -> _Shard:
         return self._open_shards.get(index, lambda: _open_shard(self._paths[index], self._format))
 
-    def _take_block(
-        self,
-        shard: int,
-        block: int,
-        rows: NDArray[np.int64],
-        targets: NDArray[np.int64],
-        readers: list[_Column],
-        outputs: list[Array],
-    ) -> None:
-        names = tuple(reader.name for reader in readers)
-        opened = self._open(shard)
-        if self._format == "arrow":
-            batches = opened.read(block, names)
-        else:
-            batches = self._row_groups.get((shard, block, names), lambda: opened.read(block, names))
-        starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in batches])])
-        for i, run in _runs(rows, starts):
-            for reader, output in zip(readers, outputs, strict=True):
-                reader.gather(batches[i].column(reader.name), rows[run] - starts[i], output, targets[run])
+    def _read(self, index: int, shard: _Shard, block: int, columns: tuple[str, ...]) -> list[pa.RecordBatch]:
+        if self._format == "arrow":  # mapped already: nothing to keep
+            return shard.read(block, columns)
+        return self._row_groups.get((index, block, columns), lambda: shard.read(block, columns))
 
 
 class Loader:
@@ -425,8 +415,7 @@ class _ParquetShard:
         return int(self.starts[-1])
 
     def nullable(self) -> set[str]:
-        # statistics are optional and do not tell a null list from an empty one: the levels of the schema
-        # decide for lists, and a column without statistics is taken to hold a null
+        # statistics are optional: without them a column that may hold a null is taken to hold one
         found: set[str] = set()
         for g in range(self._file.num_row_groups):
             group = self._file.metadata.row_group(g)

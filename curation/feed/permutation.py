@@ -56,8 +56,8 @@ def derive_key(seed: int, *names: str | int) -> np.uint64:
 
     Examples
     --------
-    >>> derive_key(7, "digits", "rows", 0) == derive_key(7, "digits", "rows", 1)
-    False
+    >>> hex(derive_key(7, "digits", "rows", 3))
+    '0xd210bf5b4aeeb718'
     """
     text = "\0".join(map(str, names))
     if names and text.count("\0") != len(names) - 1:
@@ -69,7 +69,9 @@ def derive_key(seed: int, *names: str | int) -> np.uint64:
         raise ValueError(
             f"seed: expected 0 <= seed < 2**64, got {seed}; choose a smaller non-negative number"
         )
-    words = (_ALGORITHM_BYTES, seed.to_bytes(8, "little"), text.encode())
+    words = [_ALGORITHM_BYTES, seed.to_bytes(8, "little")]
+    if names:
+        words.append(text.encode())
     return np.uint64(int.from_bytes(blake2b(b"\0".join(words), digest_size=8).digest(), "little"))
 
 

@@ -13,15 +13,12 @@ of epochs and changes of shares.
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +26,15 @@ from numpy.typing import NDArray
 
 from curation.errors import CurationError, RecipeError
 from curation.feed.mixture import WINDOW, Mixture
+from curation.feed.options import (
+    FeedOptions,
+    GroupValue,
+    Shares,
+    check_options,
+    groups_table,
+    mixture_record,
+    segments_table,
+)
 from curation.feed.permutation import (
     ALGORITHM,
     N_MAX,
@@ -38,68 +44,18 @@ from curation.feed.permutation import (
     permute_runs,
     shuffled,
 )
-from curation.methods.cooldown import MAX_SEGMENTS, Cooldown, cooldown_segments
 from curation.methods.rs2 import RS2, round_rows, round_size, rounds_per_cycle, subset_size
-from curation.methods.temperature import Temperature, temperature_shares
+
+__all__ = ["FeedError", "FeedOptions", "GroupValue", "Plan", "Shares", "check_rank", "write_plan"]
 
 FORMAT = 1
 """Version of the plan file."""
 
-GroupValue = str | int | float | bool | None
-
-_MAX_CELLS = (
-    1 << 22
-)  # segments x groups: 32 MiB of shares; with more groups a gradual schedule gets fewer segments
 _RESOLVE_AT_ONCE = 128 * WINDOW
 
 
 class FeedError(CurationError):
     """A plan or a loader was asked for something it does not have."""
-
-
-@dataclass(frozen=True)
-class Shares:
-    """Options of ``mixture: {shares: ...}`` and ``mixture: {rows: ...}``.
-
-    Attributes
-    ----------
-    unit
-        ``shares``: parts of 1, with sum 1 within 1e-6. ``rows``: row counts whose ratios are the shares; the
-        length of an epoch stays what it is.
-    values
-        Share or row count of every group in the data; a group that is to be left out must be named with 0.
-    """
-
-    unit: Literal["shares", "rows"]
-    values: Mapping[GroupValue, float]
-
-
-@dataclass(frozen=True)
-class FeedOptions:
-    """What the recipe says under ``feed:``.
-
-    Attributes
-    ----------
-    batch_size
-        Rows of the global batch, over all ranks, >= 1.
-    epochs
-        Epochs of the training, >= 1.
-    groups
-        Column that names the group of a row, or None.
-    mixture
-        Shares of the groups; None is proportional, all rows as one virtual group.
-    subset
-        Part of the rows that an epoch draws; None is all of them.
-    drop_last
-        Leave out the last batch of an epoch if it is not full.
-    """
-
-    batch_size: int
-    epochs: int
-    groups: str | None = None
-    mixture: Temperature | Cooldown | Shares | None = None
-    subset: RS2 | None = None
-    drop_last: bool = False
 
 
 def write_plan(
@@ -132,7 +88,8 @@ def write_plan(
     RecipeError
         If the options do not fit each other or the groups.
     """
-    _check_options(options, groups)
+    check_options(options, groups)
+    derive_key(seed, name)  # refuses what cannot be a key before anything is written
     n_rows = sum(rows for _, rows in groups)
     subset = options.subset or RS2(fraction=1.0)
     epoch_draws = subset_size(n_rows, subset.fraction)
@@ -156,16 +113,15 @@ def write_plan(
         "epoch_draws": epoch_draws,
         "drop_last": options.drop_last,
         "groups": options.groups,
-        "mixture": _mixture_record(options.mixture),
+        "mixture": mixture_record(options.mixture),
         "subset": {"use": "rs2"} | subset.model_dump(),
         "window": WINDOW,
         "tables": {},
     }
-    derive_key(seed, name)  # refuses what cannot be a key before anything is written
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tables = {"groups": _groups_table(groups)}
+    tables = {"groups": groups_table(groups)}
     if options.mixture is not None:
-        tables["segments"] = _segments_table(options.mixture, groups, options.epochs * epoch_draws)
+        tables["segments"] = segments_table(options.mixture, groups, options.epochs * epoch_draws)
+    path.parent.mkdir(parents=True, exist_ok=True)
     for kind, table in tables.items():
         file = path.with_name(f"{path.stem}-{kind}.arrow")
         with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -568,140 +524,6 @@ def _sort_key(name: GroupValue) -> tuple[int, float, str]:
     if name is None:
         return 0, 0.0, ""
     return (2, 0.0, name) if isinstance(name, str) else (1, name, "")
-
-
-def _text(name: GroupValue) -> str:
-    return json.dumps(name, ensure_ascii=False)
-
-
-def _check_options(options: FeedOptions, groups: Sequence[tuple[GroupValue, int]]) -> None:
-    for key in ("batch_size", "epochs"):
-        if getattr(options, key) < 1:
-            raise RecipeError(f"feed.{key}: expected >= 1, got {getattr(options, key)}")
-    texts = [_text(name) for name, _ in groups]
-    if len(set(texts)) < len(texts):
-        twice = next(text for text in texts if texts.count(text) > 1)
-        raise RecipeError(
-            f"feed.groups: expected each group once, got {twice} twice; write the table group after group"
-        )
-    for text, (_, rows) in zip(texts, groups, strict=True):
-        if rows < 0:
-            raise RecipeError(f"feed.groups: expected rows >= 0, got {rows} in group {text}")
-    if sum(rows for _, rows in groups) < 1:
-        raise RecipeError("feed: expected at least 1 row, got an empty table; loosen the filters before it")
-    if options.mixture is not None:
-        _check_mixture_fits(options)
-
-
-def _check_mixture_fits(options: FeedOptions) -> None:
-    if options.groups is None:
-        raise RecipeError(
-            "feed.mixture: expected groups, got none; set feed.groups to the column that names the group"
-        )
-    if options.subset is not None and options.subset.replacement:
-        raise RecipeError(
-            "feed.subset.replacement: expected false with a mixture, got true; drop one of the two"
-        )
-    if options.subset is not None and options.subset.tail != "carry":
-        raise RecipeError(
-            f"feed.subset.tail: expected carry with a mixture, got {options.subset.tail}; the cursors of a "
-            "mixture go on "
-            "from epoch to epoch, so that no rows are left over"
-        )
-
-
-def _mixture_record(mixture: Temperature | Cooldown | Shares | None) -> dict[str, Any] | None:
-    if mixture is None:
-        return None
-    if isinstance(mixture, Shares):
-        values = sorted((_text(name), _number(value)) for name, value in mixture.values.items())
-        return {"use": mixture.unit, "values": values}
-    use = "temperature" if isinstance(mixture, Temperature) else "cooldown"
-    return {"use": use} | {key: _number(value) for key, value in mixture.model_dump(by_alias=True).items()}
-
-
-def _number(value: Any) -> Any:
-    """JSON has no infinity; everything else goes as it is (floats print exactly)."""
-    return "inf" if isinstance(value, float) and math.isinf(value) else value
-
-
-def _groups_table(groups: Sequence[tuple[GroupValue, int]]) -> pa.Table:
-    rows = np.array([n for _, n in groups], dtype=np.int64)
-    return pa.table(
-        {
-            "group": pa.array([_text(name) for name, _ in groups], pa.string()),
-            "offset": np.cumsum(rows) - rows,
-            "rows": rows,
-        }
-    )
-
-
-def _segments_table(
-    mixture: Temperature | Cooldown | Shares, groups: Sequence[tuple[GroupValue, int]], n_draws: int
-) -> pa.Table:
-    rows = np.array([n for _, n in groups], dtype=np.int64)
-    starts = np.zeros(1, dtype=np.int64)
-    if isinstance(mixture, Shares):
-        shares = _stated_shares(mixture, groups)[None, :]
-    elif isinstance(mixture, Temperature):
-        shares = _shares_at(rows, mixture.tau)[None, :]
-    else:
-        if n_draws < 2:
-            raise RecipeError(
-                f"feed.mixture.cooldown: expected >= 2 draws, got {n_draws}; use temperature instead"
-            )
-        boundaries, temperatures = cooldown_segments(
-            n_draws,
-            start=mixture.start,
-            end=mixture.end,
-            at=mixture.at,
-            schedule=mixture.schedule,
-            max_segments=max(2, min(MAX_SEGMENTS, _MAX_CELLS // len(groups))),
-        )
-        starts = boundaries[:-1]
-        shares = np.stack([_shares_at(rows, tau) for tau in temperatures.tolist()])
-    column = pa.FixedSizeListArray.from_arrays(pa.array(shares.ravel()), len(groups))
-    return pa.table({"start": starts, "shares": column})
-
-
-def _shares_at(rows: NDArray[np.int64], tau: float) -> NDArray[np.float64]:
-    shares = np.zeros(rows.shape[0])
-    shares[rows > 0] = temperature_shares(rows[rows > 0], tau)
-    return shares
-
-
-def _stated_shares(mixture: Shares, groups: Sequence[tuple[GroupValue, int]]) -> NDArray[np.float64]:
-    key = f"feed.mixture.{mixture.unit}"
-    stated = {_text(name): float(value) for name, value in mixture.values.items()}
-    texts = [_text(name) for name, _ in groups]
-    known = set(texts)
-    for text in stated:
-        if text not in known:
-            near = difflib.get_close_matches(text, texts, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"groups: {', '.join(texts[:10])}"
-            raise RecipeError(f"{key}: expected groups of the data, got {text}; {hint}")
-    missing = [text for text in texts if text not in stated]
-    if missing:
-        raise RecipeError(
-            f"{key}: expected a value for every group, got none for {', '.join(missing[:10])}; state 0 to "
-            "leave a group out"
-        )
-    for (_, rows), text in zip(groups, texts, strict=True):
-        value = stated[text]
-        if not 0 <= value < math.inf:
-            raise RecipeError(
-                f"{key}[{text}]: expected a number >= 0, got {value}; state 0 to leave a group out"
-            )
-        if value > 0 and rows == 0:
-            raise RecipeError(f"{key}[{text}]: expected 0 for a group without rows, got {value}")
-    total = math.fsum(stated.values())
-    if mixture.unit == "shares" and abs(total - 1) > 1e-6:
-        raise RecipeError(
-            f"{key}: expected a sum of 1, got {total:.9g}; use rows for parts that need not sum to 1"
-        )
-    if not total > 0:
-        raise RecipeError(f"{key}: expected a sum > 0, got {total:g}; give at least one group a value > 0")
-    return np.array([stated[text] for text in texts]) / total
 
 
 def _open_mixture(segments: pa.Table, n_groups: int, n_draws: int) -> Mixture:

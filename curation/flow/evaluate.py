@@ -19,6 +19,7 @@ from curation.io.chunks import Chunk, ChunkReader
 from curation.keys import content_key
 from curation.rng import stream_key, uniform
 from curation.stages.base import ArtifactStage, Drop, Piece, State, Tables
+from curation.tables import keep
 from curation.types import OWN_COLUMNS, ROW_BITS, ROW_ID, Ids, ids_of
 
 
@@ -132,14 +133,17 @@ def read_source(
     names = [name for name in source.schema.names if name in wanted]
     table, numbers = reader.read(chunk, names)
     ids = row_ids(source, chunk, table, numbers, salted)
-    if ROW_ID not in table.column_names:
-        table = table.append_column(ROW_ID, pa.array(ids, OWN_COLUMNS[ROW_ID]))
+    own = pa.array(ids, OWN_COLUMNS[ROW_ID])
+    if not names:
+        table = pa.table({ROW_ID: own})
+    elif ROW_ID not in table.column_names:
+        table = table.append_column(ROW_ID, own)
     before = table.num_rows
     if condition is not None:
-        table = table.filter(condition.predicate(table))
+        table = keep(table, condition.predicate(table))
     if source.sample < 1.0:
         u = uniform(stream_key(source.seed, source.name, "--sample"), ids_of(table))
-        table = table.filter(pa.array(u < source.sample))
+        table = keep(table, u < source.sample)
     return table, before - table.num_rows
 
 

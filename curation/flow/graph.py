@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from curation.keys import content_key
 from curation.stages.base import ArtifactStage, FitStage, Stage
-from curation.types import COPY, ROW_ID
+from curation.types import COPY, ROW_ID, CarriesSchemas
 
 Needs = Mapping[str, frozenset[str]]
 """Columns wanted at each reference (input, stage, or ``stage.port``)."""
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(CarriesSchemas):
     """An input as the graph sees it: how rows are named and which are selected. Knows no files."""
 
     name: str
@@ -53,7 +53,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Graph:
+class Graph(CarriesSchemas):
     """Inputs and stages in topological order."""
 
     sources: Mapping[str, Source]

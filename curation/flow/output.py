@@ -20,14 +20,15 @@ from curation.hashing import HASH_VERSION, fingerprint, row_hashes
 from curation.io.chunks import Chunk
 from curation.keys import content_key
 from curation.rng import random_bits, stream_key
-from curation.types import Ids, copies_of, ids_of
+from curation.tables import take
+from curation.types import CarriesSchemas, Ids, conform, copies_of, ids_of, schema_key
 
 ORDER = "__order"
 """Sort key of a row in a run; never leaves the work directory."""
 
 
 @dataclass(frozen=True)
-class Target:
+class Target(CarriesSchemas):
     """An output as its jobs see it."""
 
     name: str
@@ -46,7 +47,7 @@ class Target:
         """Content key of how rows become bytes."""
         return content_key(
             "target",
-            self.schema.serialize().to_pybytes().hex(),
+            schema_key(self.schema),
             [self.format, self.compression, self.order, self.group, self.seed, HASH_VERSION],
             [gate.key for gate in self.gates],
         )
@@ -71,11 +72,11 @@ class ScatterJob(_OnChunk):
         table = evaluate(self.view, store, self.chunk).tables.get(self.target.ref)
         if table is None or not table.num_rows:
             return {"groups": []}
-        table = table.select(self.target.schema.names).cast(self.target.schema)
+        table = conform(table, self.target.schema)
         key = stream_key(self.target.seed, "output", "order")
         order = random_bits(key, ids_of(table), stream=copies_of(table))
         index, groups = sort_run(table, order, self.target.group)
-        run = table.take(pa.array(index)).append_column(ORDER, pa.array(order[index]))
+        run = take(table, index).append_column(ORDER, pa.array(order[index]))
         return {"groups": groups} | store.write_table(self.key, run)
 
 
@@ -223,7 +224,7 @@ class _Shard:
         return content_key("shard", self.target.key, slices)
 
     def _write(self, store: Store, table: pa.Table) -> Mark:
-        table = table.select(self.target.schema.names).cast(self.target.schema)
+        table = conform(table, self.target.schema)
         data = store.write(self.key, f".{self.target.format}", lambda path: self._fill(path, table))
         return {
             "rows": table.num_rows,
@@ -254,7 +255,7 @@ class GatherJob(_Shard):
         """Merge the slices by group and order key."""
         table = pa.concat_tables([store.table(s.key).slice(s.start, s.stop - s.start) for s in self.slices])
         index, _ = sort_run(table, table.column(ORDER).to_numpy(), self.target.group)
-        return self._write(store, table.take(pa.array(index)))
+        return self._write(store, take(table, index))
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-
+"""Files: formats, chunks, atomic writes, the manifest."""

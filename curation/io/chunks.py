@@ -13,6 +13,7 @@ from curation.errors import BuildError
 from curation.io.files import FileRef
 from curation.io.formats import Layout, Reader, Unreadable, open_file
 from curation.keys import content_key
+from curation.tables import take
 
 CHUNK_ROWS = 65_536
 CHUNK_BYTES = 64 << 20
@@ -127,11 +128,15 @@ class ChunkReader:
     def read(self, chunk: Chunk, columns: Sequence[str]) -> tuple[pa.Table, NDArray[np.int64]]:
         """Rows of a chunk that are not to be skipped, and their row numbers in the file.
 
+        Without columns nothing is decoded, and the table has no rows either: Arrow tables count rows by columns.
+
         Raises
         ------
         BuildError
             If a piece cannot be decoded; the message names file and rows.
         """
+        if not columns:
+            return pa.table({}), _kept(chunk.start, chunk.stop, chunk.skips)
         tables, numbers, start = [], [], chunk.start
         for span in chunk.spans:
             stop = start + span.stop - span.start
@@ -144,7 +149,7 @@ class ChunkReader:
                         f"{chunk.place(start, stop)}: cannot be decoded: {error}; mend the file, or set "
                         "`on_bad_rows: quarantine` for this input to set such rows aside and count them"
                     ) from error
-                tables.append(table if wanted.size == stop - start else table.take(pa.array(wanted - start)))
+                tables.append(table if wanted.size == stop - start else take(table, wanted - start))
                 numbers.append(wanted)
             start = stop
         if not tables:

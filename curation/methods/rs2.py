@@ -24,7 +24,7 @@ class RS2(Params):
     fraction: float = Field(gt=0.0, le=1.0, description="share of the rows that one epoch visits, in (0, 1]")
     replacement: bool = Field(
         default=False,
-        description="false: no row comes twice before all came once; true: every epoch is drawn from all rows",
+        description="false: no row comes twice before all came once; true: each epoch is drawn from all rows",
     )
     tail: Tail = Field(
         default="carry",

@@ -157,9 +157,10 @@ def arrival_keys(
 ) -> NDArray[np.float64]:
     r"""Arrival times of an exponential race: row i is a Poisson process of rate :math:`w_i`.
 
-    Copy c of a row arrives at :math:`\sum_{j \le c} -\log(1 - u_{ij}) / w_i`, u addressed by (row id, stream + j).
-    The k smallest times of copy 0 are k draws without replacement by weight (Efraimidis and Spirakis: the order
-    of u^(1/w), largest first); the k smallest times of *all* copies are k independent draws with replacement.
+    Copy c of a row arrives at :math:`\sum_{j \le c} -\log(1 - u_{ij}) / w_i`, u addressed by (row id,
+    stream + j). The k smallest times of copy 0 are k draws without replacement by weight (Efraimidis and
+    Spirakis: the order of u^(1/w), largest first); the k smallest times of *all* copies are k independent draws
+    with replacement.
 
     Parameters
     ----------
@@ -170,7 +171,7 @@ def arrival_keys(
     copy
         Which arrival, 0 = the first; one number or (n,).
     stream
-        Number of the process, for rows that share an id and yet race as rows of their own; one number or (n,).
+        Number of the process, for rows that share an id and yet race on their own; one number or (n,).
     weight : (n,)
         Rates, finite and >= 0 [-]; 1 if not given.
 
@@ -318,8 +319,9 @@ def apportion(total: int, sizes: ArrayLike) -> NDArray[np.int64]:
     Returns
     -------
     (n_strata,)
-        Rows per stratum [rows], less than one off ``total * size / sum(sizes)``; their sum is ``total``. Equal
-        remainders: the first stratum first. No stratum gets more than it has while ``total`` <= ``sum(sizes)``.
+        Rows per stratum [rows], less than one off ``total * size / sum(sizes)``; their sum is ``total``.
+        Equal remainders: the first stratum first.
+        No stratum gets more than it has while ``total`` <= ``sum(sizes)``.
 
     Raises
     ------
@@ -361,7 +363,7 @@ def long_tail_sizes(sizes: ArrayLike, imbalance: float) -> NDArray[np.int64]:
     Returns
     -------
     (n_classes,)
-        Rows to keep [rows], rounded half up, at least 1 and never more than there are; r = 0 is the largest class.
+        Rows to keep [rows], rounded half up, at least 1 and never more than there are; r = 0 is the largest.
 
     Raises
     ------
@@ -384,7 +386,8 @@ def long_tail_sizes(sizes: ArrayLike, imbalance: float) -> NDArray[np.int64]:
     rank = np.empty(rows.size)
     rank[np.argsort(-rows, kind="stable")] = np.arange(rows.size)
     wanted = rows.max() * imbalance ** (-rank / (rows.size - 1))
-    return np.clip(np.floor(wanted + 0.5).astype(np.int64), 1, rows)
+    kept: NDArray[np.int64] = np.clip(np.floor(wanted + 0.5).astype(np.int64), 1, rows)
+    return kept
 
 
 @njit()
@@ -399,7 +402,7 @@ def _digit_counts(
 
 
 def digit_counts(bits: NDArray[np.uint64], *, prefix: int, level: int) -> NDArray[np.int64]:
-    """Histogram of the next 16 bits among the keys with a given prefix: one step of a search for the k-th key.
+    """Histogram of the next 16 bits among the keys with a given prefix, to find the k-th smallest key.
 
     Parameters
     ----------
@@ -471,7 +474,7 @@ def kth_smallest(chunks: Sequence[NDArray[np.uint64]], rank: int) -> tuple[int, 
     Returns
     -------
     key, rank_within, count_equal
-        The key; how many of the keys equal to it rank before it (ties are broken by row id); how many are equal.
+        The key; how many of the keys equal to it rank before it (ties go by row id); how many are equal.
 
     Raises
     ------

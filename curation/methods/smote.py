@@ -38,7 +38,8 @@ class Smote(Params):
     target: Target = Field(
         default="auto",
         description="rows after resampling as {class: rows}, a ratio minority / majority for two classes, or"
-        " which classes grow to the largest: auto (= not majority), minority, not minority, not majority, all",
+        " which classes grow to the largest: auto (= not majority), minority, not minority, not majority,"
+        " all",
     )
     k: int = Field(default=5, ge=1, description="neighbours a synthetic row may lean to; the paper uses 5")
     base: Base = Field(
@@ -97,8 +98,8 @@ def sampling_targets(counts: Mapping[Label, int], target: Target) -> dict[Label,
     Raises
     ------
     ValueError
-        If a class has no row or is unknown, rows would have to be removed, a ratio meets other than two classes
-        or lies below the present one, or there is a single class and ``target`` names no rows.
+        If a class has no row or is unknown, rows would have to be removed, a ratio meets other than two
+        classes or lies below the present one, or there is a single class and ``target`` names no rows.
     """
     for label, rows in counts.items():
         if rows < 1:

@@ -32,7 +32,7 @@ def _infinite(value: Any) -> Any:
     return math.inf if value == "inf" else value  # JSON, and so a manifest, has no infinity
 
 
-Temperature: TypeAlias = Annotated[float, BeforeValidator(_infinite), Field(gt=0)]
+Temperature: TypeAlias = Annotated[float, Field(gt=0), BeforeValidator(_infinite)]
 
 
 class _Spec(BaseModel):

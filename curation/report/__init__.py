@@ -1,1 +1,1 @@
-
+"""The page that shows what a build has done."""

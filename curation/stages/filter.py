@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from curation.expressions import ExpressionError, RowExpression
 from curation.methods.filter import Filter
 from curation.stages.base import BindError, Drop, Fault, Outcome, Stage, State
+from curation.tables import keep
 
 
 class FilterStage(Stage[Filter]):
@@ -30,10 +31,10 @@ class FilterStage(Stage[Filter]):
         mask = RowExpression.parse(self.params.where).predicate(table)
         drops = []
         if mask.null_count:
-            drops.append(Drop.of(table.filter(pc.is_null(mask)), "null condition"))
+            drops.append(Drop.of(keep(table, pc.is_null(mask)), "null condition"))
         if mask.false_count:
-            drops.append(Drop.of(table.filter(pc.invert(mask)), "filter"))
-        return Outcome({"": table.filter(mask) if drops else table}, tuple(drops))
+            drops.append(Drop.of(keep(table, pc.invert(mask)), "filter"))
+        return Outcome({"": keep(table, mask) if drops else table}, tuple(drops))
 
 
 STAGE = FilterStage

@@ -17,6 +17,7 @@ from curation.methods.selection import KEY_BITS, descend, digit_table, merge_tab
 from curation.rng import random_bits, stream_key
 from curation.stages.base import BindError, Drop, Fault, FitStage, Outcome, State
 from curation.stages.columns import missing
+from curation.tables import keep, take
 from curation.types import COPY, OWN_COLUMNS, Ids, copies_of, ids_of, with_own
 
 COLLECT = 64
@@ -296,12 +297,12 @@ class SampleStage(FitStage[Sample]):
     def _outcome(self, table: pa.Table, position: NDArray[np.int64], copy: NDArray[np.uint32]) -> Outcome:
         dropped = np.ones(table.num_rows, bool)
         dropped[position] = False
-        drops = (Drop.of(table.filter(pa.array(dropped)), "not drawn"),) if dropped.any() else ()
+        drops = (Drop.of(keep(table, dropped), "not drawn"),) if dropped.any() else ()
         if not self.params.replacement:
-            return Outcome({"": table.take(pa.array(position)) if drops else table}, drops)
+            return Outcome({"": take(table, position) if drops else table}, drops)
         order = np.lexsort((copy, position))
         position, copy = position[order], copy[order]
-        out = table.take(pa.array(position))
+        out = take(table, position)
         own = pa.array(copy, OWN_COLUMNS[COPY])
         if COPY in out.column_names:
             out = out.set_column(out.column_names.index(COPY), COPY, own)

@@ -17,6 +17,7 @@ from curation.methods.smote import Smote, interpolate, sampling_targets, smote_d
 from curation.rng import stream_key
 from curation.stages.base import ArtifactStage, BindError, Fault, Outcome, Piece, State, Tables
 from curation.stages.columns import missing
+from curation.tables import keep, take
 from curation.types import (
     MIX,
     ORIGIN,
@@ -65,8 +66,9 @@ class SmoteStage(ArtifactStage[Smote]):
         if any(faults):
             raise BindError([fault for fault in faults if fault])
         self._inherited = frozenset(schema.names) & set(LINEAGE)
-        self._kinds = {name: schema.field(name).type for name in options.features}
-        self._width = sum(getattr(kind, "list_size", 1) for kind in self._kinds.values())
+        kinds = {name: schema.field(name).type for name in options.features}
+        self._widths = {name: getattr(kind, "list_size", None) for name, kind in kinds.items()}
+        self._width = sum(width or 1 for width in self._widths.values())
         filled = {options.label, *options.features, *options.keep, *OWN_COLUMNS}
         fields = [f if f.name in filled else f.with_nullable(True) for f in schema]
         return with_own(pa.schema(fields, metadata=schema.metadata), *LINEAGE)
@@ -167,7 +169,7 @@ class SmoteStage(ArtifactStage[Smote]):
         """Rows of the classes that grow, as a class id, one matrix column and what is kept."""
         hashes = key_hashes(table.column(self.params.label), salt="label", bits=63)
         wanted = np.isin(hashes, np.array([each["id"] for each in state["classes"]], np.uint64))
-        rows = table.filter(pa.array(wanted))
+        rows = keep(table, wanted)
         x = _matrix([rows.column(name) for name in self.params.features])
         columns = {
             ROW_ID: rows.column(ROW_ID),
@@ -211,7 +213,7 @@ class SmoteStage(ArtifactStage[Smote]):
         wanted = pa.scalar(detail["id"], pa.uint64())
         parts = [each.filter(pc.equal(each.column("class"), wanted)) for each in tables.all("extract")]
         rows = pa.concat_tables(parts).combine_chunks()
-        return rows.take(pa.array(np.argsort(ids_of(rows), kind="stable")))
+        return take(rows, np.argsort(ids_of(rows), kind="stable"))
 
     def pieces(self, state: State) -> list[Piece]:
         """Blocks of new rows, class by class."""
@@ -261,17 +263,16 @@ class SmoteStage(ArtifactStage[Smote]):
 
     def _features(self, x: NDArray[Any], schema: pa.Schema) -> dict[str, pa.Array]:
         made, at = {}, 0
-        for name, kind in self._kinds.items():
-            if pa.types.is_fixed_size_list(kind):
-                part = np.ascontiguousarray(x[:, at : at + kind.list_size])
-                if name in schema.names:
-                    values = pa.array(part.reshape(-1)).cast(kind.value_type)
-                    made[name] = pa.FixedSizeListArray.from_arrays(values, type=kind)
-                at += kind.list_size
+        for name, width in self._widths.items():
+            part = np.ascontiguousarray(x[:, at : at + (width or 1)]).reshape(-1)
+            at += width or 1
+            if name not in schema.names:
+                continue
+            kind = schema.field(name).type
+            if width is None:
+                made[name] = pa.array(part).cast(kind)
             else:
-                if name in schema.names:
-                    made[name] = pa.array(np.ascontiguousarray(x[:, at])).cast(kind)
-                at += 1
+                made[name] = pa.FixedSizeListArray.from_arrays(pa.array(part).cast(kind.value_type), type=kind)
         return made
 
 

@@ -10,6 +10,7 @@ from curation.methods.split import Split, split_port
 from curation.rng import stream_key, uniform
 from curation.stages.base import BindError, Fault, Outcome, Stage, State
 from curation.stages.columns import missing
+from curation.tables import keep
 from curation.types import ids_of
 
 
@@ -42,7 +43,7 @@ class SplitStage(Stage[Split]):
         u = uniform(stream_key(self.seed, self.name, "split"), ids)
         port = split_port(u, np.array(list(self.params.shares.values()), np.float64))
         return Outcome(
-            {name: table.filter(pa.array(port == i)) for i, name in enumerate(self.params.shares)}
+            {name: keep(table, port == i) for i, name in enumerate(self.params.shares)}
         )
 
 

@@ -208,5 +208,5 @@ def test_rs2__defaults():
 
 @pytest.mark.parametrize("bad", [{"fraction": 0.0}, {"fraction": 1.5}, {"fraction": 0.5, "tail": "wrap"}, {}])
 def test_rs2__refuses(bad):
-    with pytest.raises(ValidationError, match="fraction|tail"):
+    with pytest.raises(ValidationError, match=r"fraction|tail"):
         RS2.model_validate(bad)

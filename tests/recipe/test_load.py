@@ -47,12 +47,17 @@ BAD = {
     "not a mapping": ("[1, 2]", ["recipe.yaml:1: recipe: expected a mapping, got [1, 2]"]),
     "syntax": (
         "recipe: 1\nname: [1",
-        ["recipe.yaml:2: recipe: not YAML: expected ',' or ']', but got '<stream end>'"
-         "\n  hint: while parsing a flow sequence"],
+        [
+            "recipe.yaml:2: recipe: not YAML: expected ',' or ']', but got '<stream end>'"
+            "\n  hint: while parsing a flow sequence"
+        ],
     ),
     "unquoted variable": (
         HEAD + "output: {path: ${OUT}/x}\n",
-        ["recipe.yaml:5: recipe: not YAML: expected ',' or '}', but got '{'\n  hint: quote '${VAR}' inside { } and [ ]"],
+        [
+            "recipe.yaml:5: recipe: not YAML: expected ',' or '}', but got '{'"
+            "\n  hint: quote '${VAR}' inside { } and [ ]"
+        ],
     ),
     "duplicate keys": (
         HEAD + "name: y\n" + OUT,
@@ -76,8 +81,10 @@ BAD = {
         "recipe: 1\nname: x\ninputs:\n  d:\n    key: k\n",
         [
             "recipe.yaml:1: seed: field required\n  hint: seed of all randomness, 0 <= seed < 2^64",
-            "recipe.yaml:1: output: field required\n  hint: where the result goes, e.g. output: {path: build/digits}",
-            "recipe.yaml:4: inputs.d.path: field required\n  hint: file, directory, glob or URL, or a list of them",
+            "recipe.yaml:1: output: field required"
+            "\n  hint: where the result goes, e.g. output: {path: build/digits}",
+            "recipe.yaml:4: inputs.d.path: field required"
+            "\n  hint: file, directory, glob or URL, or a list of them",
         ],
     ),
     "values": (
@@ -95,13 +102,17 @@ BAD = {
     ),
     "several types": (
         HEAD.replace("path: in.parquet", "path: 3") + OUT,
-        ["recipe.yaml:4: inputs.d.path: input should be a valid string or a valid list, got 3"
-         "\n  hint: file, directory, glob or URL, or a list of them"],
+        [
+            "recipe.yaml:4: inputs.d.path: input should be a valid string or a valid list, got 3"
+            "\n  hint: file, directory, glob or URL, or a list of them"
+        ],
     ),
     "one of several paths": (
         HEAD.replace("path: in.parquet", "path: [in.parquet, 3]") + OUT,
-        ["recipe.yaml:4: inputs.d.path[1]: input should be a valid string, got 3"
-         "\n  hint: file, directory, glob or URL, or a list of them"],
+        [
+            "recipe.yaml:4: inputs.d.path[1]: input should be a valid string, got 3"
+            "\n  hint: file, directory, glob or URL, or a list of them"
+        ],
     ),
     "methods": (
         stages("{use: filtre}", "{use: rs2}", "3", "{where: a}") + OUT,
@@ -114,8 +125,13 @@ BAD = {
         ],
     ),
     "names": (
-        stages("{use: filter, where: a}", "{use: filter, where: b}", "{name: d, use: filter, where: c}",
-               "{name: 1x, use: filter, where: c}") + OUT,
+        stages(
+            "{use: filter, where: a}",
+            "{use: filter, where: b}",
+            "{name: d, use: filter, where: c}",
+            "{name: 1x, use: filter, where: c}",
+        )
+        + OUT,
         [
             "recipe.yaml:7: stages[1].use: name 'filter' is taken by the stage on line 6"
             "\n  hint: give one of the two a `name`",
@@ -127,11 +143,14 @@ BAD = {
     ),
     "ports": (
         HEAD + SPLIT + "  - {use: filter, where: a}\n  - {name: f2, use: filter, from: split.c, where: a}\n"
-        "  - {name: f3, use: filter, from: splt.a, where: a}\n  - {name: f4, use: filter, from: d.a, where: a}\n" + OUT,
+        "  - {name: f3, use: filter, from: splt.a, where: a}\n"
+        "  - {name: f4, use: filter, from: d.a, where: a}\n" + OUT,
         [
-            "recipe.yaml:7: stages[1].from: stage 'split' has several outputs\n  hint: from: split.a | split.b",
+            "recipe.yaml:7: stages[1].from: stage 'split' has several outputs"
+            "\n  hint: from: split.a | split.b",
             "recipe.yaml:8: stages[2].from: 'split' has no output 'c'\n  hint: did you mean 'split.b'?",
-            "recipe.yaml:9: stages[3].from: no input or stage is called 'splt'\n  hint: did you mean 'split.a'?",
+            "recipe.yaml:9: stages[3].from: no input or stage is called 'splt'"
+            "\n  hint: did you mean 'split.a'?",
             "recipe.yaml:10: stages[4].from: 'd' has no output 'a'\n  hint: from: d",
         ],
     ),
@@ -140,18 +159,29 @@ BAD = {
         ["recipe.yaml:7: output.from: stage 'split' has several outputs\n  hint: from: split.a | split.b"],
     ),
     "cycles": (
-        stages("{name: a, use: filter, from: c, where: x}", "{name: b, use: filter, where: x}",
-               "{name: c, use: filter, where: x}", "{name: e, use: filter, where: x}",
-               "{name: z, use: filter, from: z, where: x}") + OUT,
+        stages(
+            "{name: a, use: filter, from: c, where: x}",
+            "{name: b, use: filter, where: x}",
+            "{name: c, use: filter, where: x}",
+            "{name: e, use: filter, where: x}",
+            "{name: z, use: filter, from: z, where: x}",
+        )
+        + OUT,
         [
             "recipe.yaml:6: stages[0].from: the stages form a cycle: a -> b -> c -> a"
             "\n  hint: one of them has to read an input",
-            "recipe.yaml:10: stages[4].from: the stages form a cycle: z -> z\n  hint: one of them has to read an input",
+            "recipe.yaml:10: stages[4].from: the stages form a cycle: z -> z"
+            "\n  hint: one of them has to read an input",
         ],
     ),
     "several inputs": (
-        HEAD.replace("in.parquet}}", "in.parquet}, e: {path: e}}") + "stages:\n  - {use: filter, where: a}\n" + OUT,
-        ["recipe.yaml:6: stages[0].from: field required, since there are several inputs\n  hint: from: d | e"],
+        HEAD.replace("in.parquet}}", "in.parquet}, e: {path: e}}")
+        + "stages:\n  - {use: filter, where: a}\n"
+        + OUT,
+        [
+            "recipe.yaml:6: stages[0].from: field required, since there are several inputs"
+            "\n  hint: from: d | e"
+        ],
     ),
     "both outputs": (
         HEAD + OUT + "outputs: {a: {path: b}}\n",
@@ -159,18 +189,24 @@ BAD = {
     ),
     "feed beside outputs": (
         HEAD + "outputs: {a: {path: b}}\nfeed: {batch_size: 1, epochs: 1}\n",
-        ["recipe.yaml:6: feed: belongs into one of `outputs`\n  hint: outputs: {NAME: {path: ..., feed: ...}}"],
+        [
+            "recipe.yaml:6: feed: belongs into one of `outputs`"
+            "\n  hint: outputs: {NAME: {path: ..., feed: ...}}"
+        ],
     ),
     "equal paths": (
         HEAD + "outputs:\n  a: {path: b}\n  c: {path: ./b/}\n",
-        ["recipe.yaml:7: outputs.c.path: output 'a' has the same path"
-         "\n  hint: give each output a directory of its own"],
+        [
+            "recipe.yaml:7: outputs.c.path: output 'a' has the same path"
+            "\n  hint: give each output a directory of its own"
+        ],
     ),
     "gates": (
         HEAD + OUT + "expect:\n  - {min_rows: 1, max_rows: 2}\n  - {max_null: 0.1}\n  - {min_share: 0.1}\n"
         "  - {min_rows: 3, output: oo}\n",
         [
-            "recipe.yaml:7: expect[0]: expected exactly one of min_rows, max_rows, min_share, max_share, max_null, "
+            "recipe.yaml:7: expect[0]: expected exactly one of min_rows, max_rows, min_share, "
+            "max_share, max_null, "
             "got min_rows, max_rows",
             "recipe.yaml:8: expect[1]: max_null needs `columns`, the columns whose nulls count",
             "recipe.yaml:9: expect[2]: min_share needs `by`, the column whose values have shares",
@@ -178,17 +214,19 @@ BAD = {
         ],
     ),
     "sql": (
-        HEAD.replace("in.parquet", "in.parquet, where: 'a >'")
-        + "stages:\n  - {use: filter, where: sum(a) > 1}\n  - use: derive\n    columns:\n      b: a\n      c: now()\n" + OUT,
+        HEAD.replace("in.parquet", "in.parquet, where: 'a >'") + "stages:\n"
+        "  - {use: filter, where: sum(a) > 1}\n  - use: derive\n    columns:\n      b: a\n      c: now()\n"
+        + OUT,
         [
             "recipe.yaml:4: inputs.d.where: not a SQL expression",
-            "recipe.yaml:6: stages[0].where: sum() combines several rows; only row-wise expressions are allowed, "
+            "recipe.yaml:6: stages[0].where: sum() combines several rows; only row-wise expressions "
+            "are allowed, "
             "since rows are processed in chunks",
             "recipe.yaml:10: stages[1].columns.c: now reads the clock, so two builds would differ; "
             "write the date itself",
         ],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -263,9 +301,10 @@ def test_output__must_not_meet_an_input(load, path_in, path_out, overlap):
 
 
 def test_scalars__follow_yaml_1_2(load):
-    feed = "{batch_size: 1, epochs: 1, groups: g, mixture: {shares: {NO: 1e-1, on: .4, 1: 0.25, '1': +0.05, 01: 2E-1}}}"
-    shares = load(HEAD + OUT + f"feed: {feed}\n").outputs[0].feed.mixture.shares
-    assert shares == {"NO": 0.1, "on": 0.4, 1: 0.25, "1": 0.05, "01": 0.2}
+    shares = "{NO: 1e-1, on: .4, 1: 0.25, '1': +0.05, 01: 2E-1}"
+    feed = "{batch_size: 1, epochs: 1, groups: g, mixture: {shares: " + shares + "}}"
+    recipe = load(HEAD + OUT + f"feed: {feed}\n")
+    assert recipe.outputs[0].feed.mixture.shares == {"NO": 0.1, "on": 0.4, 1: 0.25, "1": 0.05, "01": 0.2}
 
 
 @pytest.mark.parametrize("text", ["inf", ".inf", "1e999", '"inf"'])
@@ -342,7 +381,8 @@ def test_override__problems_name_the_override(refuse):
         "--set:6: output.path.x: 'output.path' has no keys of its own",
         "--set:7: nonsense: expected KEY=VALUE, such as stages.rare.k=7",
         "--set:8: seed: not YAML: expected <block end>, but found ':'",
-        "--set:9: seed: input should be a valid integer, got 'x'\n  hint: seed of all randomness, 0 <= seed < 2^64",
+        "--set:9: seed: input should be a valid integer, got 'x'"
+        "\n  hint: seed of all randomness, 0 <= seed < 2^64",
     ]
 
 
@@ -387,7 +427,8 @@ def test_variables__problems_never_show_their_contents(refuse):
         "recipe.yaml:7: output.format: input should be 'arrow' or 'parquet', got '${F}'"
     )
     assert problems[2] == (
-        "recipe.yaml:9: output.order: variable 'Q' is not set\n  hint: set it in the environment; $${ stands for ${"
+        "recipe.yaml:9: output.order: variable 'Q' is not set"
+        "\n  hint: set it in the environment; $${ stands for ${"
     )
     assert problems[3].startswith(
         "recipe.yaml:10: output.shard_rows: expected a variable as ${NAME}, got '${x y}'"
@@ -455,10 +496,11 @@ def test_loading__imports_nothing_heavy(tmp_path):
 
 # --- any text
 
-KEYS = st.sampled_from(
-    "recipe name seed inputs stages expect feed output outputs d path use from where shares columns filter split smote "
-    "mixture temperature batch_size epochs subset cooldown <<".split()
-) | st.integers(0, 3) | st.booleans() | st.none() | st.floats()  # fmt: skip
+WORDS = """
+recipe name seed inputs stages expect feed output outputs d path use from where shares columns filter split
+smote mixture temperature batch_size epochs subset cooldown <<
+"""
+KEYS = st.sampled_from(WORDS.split()) | st.integers(0, 3) | st.booleans() | st.none() | st.floats()
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | KEYS | st.dates() | st.binary()
 )
@@ -467,7 +509,8 @@ VALUES = st.recursive(
 )
 SKELETON = {
     "recipe": 1, "name": "x", "seed": 1, "inputs": {"d": {"path": "p"}},
-    "stages": [{"use": "filter", "where": "a"}, {"use": "split", "shares": {"a": 1.0}}], "output": {"path": "o"},
+    "stages": [{"use": "filter", "where": "a"}, {"use": "split", "shares": {"a": 1.0}}],
+    "output": {"path": "o"},
 }  # fmt: skip
 
 

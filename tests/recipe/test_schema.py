@@ -1,5 +1,6 @@
 import json
 import re
+from typing import Any
 
 import pytest
 import yaml
@@ -17,10 +18,16 @@ stages:
   - {use: split, shares: {train: 0.9, held_out: 0.1}}
   - {name: long, use: derive, from: split.train, columns: {long: label > 3}}
 expect: [{min_rows: 100, by: label}]
-feed: {batch_size: 256, epochs: 30, groups: label, mixture: {temperature: 5}, subset: {use: rs2, fraction: 0.1}}
+feed:
+  {batch_size: 256, epochs: 30, groups: label, mixture: {temperature: 5}, subset: {use: rs2, fraction: 0.1}}
 output: {path: build/digits, format: arrow, from: long}
 """
-TYPES = {
+KEYWORDS = """
+type const enum anyOf oneOf not required properties additionalProperties items propertyNames minProperties
+minItems minLength pattern minimum maximum exclusiveMinimum
+exclusiveMaximum title description default $defs $schema
+"""
+TYPES: dict[str, Any] = {
     "object": dict, "array": list, "string": str, "boolean": bool, "null": type(None), "integer": int,
     "number": (int, float),
 }  # fmt: skip
@@ -30,12 +37,11 @@ def fits(schema, value, root):
     """Judge a value by the few keywords of JSON Schema that the recipe's schema uses."""
     if "$ref" in schema:
         name = schema["$ref"].removeprefix("#/$defs/")
+        rest = {k: v for k, v in schema.items() if k != "$ref"}
         return fits(root["$defs"][name], value, root) and fits(
             {k: v for k, v in schema.items() if k != "$ref"}, value, root
         )
-    known = {"type", "const", "enum", "anyOf", "oneOf", "not", "required", "properties", "additionalProperties", "items",
-             "propertyNames", "minProperties", "minItems", "minLength", "pattern", "minimum", "maximum",
-             "exclusiveMinimum", "exclusiveMaximum", "title", "description", "default", "$defs", "$schema"}  # fmt: skip
+    known = set(KEYWORDS.split())
     assert set(schema) <= known, set(schema) - known
     kinds = schema.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
@@ -126,7 +132,7 @@ def test_schema__has_every_method_with_its_own_options(schema):
 
 def test_schema__is_plain_json_and_every_reference_resolves(schema):
     text = json.dumps(schema, allow_nan=False)
-    assert {ref for ref in re.findall(r'"#/\$defs/([^"]+)"', text)} <= set(schema["$defs"])
+    assert set(re.findall(r'"#/\$defs/([^"]+)"', text)) <= set(schema["$defs"])
 
 
 def test_schema__describes_every_key(schema):

@@ -1,3 +1,4 @@
+from curation.methods.derive import Derive
 from curation.recipe.load import load_recipe
 from curation.recipe.sql import check_expressions
 
@@ -23,11 +24,7 @@ def test_check_expressions__names_the_line_of_each_text(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text(TEXT, encoding="utf-8")
     recipe = load_recipe(file, env={})
-    stages = tuple(
-        s.model_copy(update={"params": type(s.params).model_construct(columns={"z": "max(a)"})})
-        if s.name == "c"
-        else s
-        for s in recipe.stages
-    )
+    first = recipe.stages[0].model_copy(update={"params": Derive(columns={"z": "max(a)"})})
+    stages = (first, *recipe.stages[1:])
     problems = check_expressions(recipe.model_copy(update={"stages": stages}))
     assert [(p.line, p.path) for p in problems] == [(8, "stages[1].columns.z")]

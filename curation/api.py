@@ -1,0 +1,297 @@
+"""The Python face: build a recipe or open a result, then read its table, plan, loader and ledger."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curation.errors import CurationError, RecipeError
+from curation.io.manifest import Manifest, read_manifest
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
+    from curation.engine.events import Events
+    from curation.explain import Explanation
+    from curation.feed.loader import Loader
+    from curation.feed.plan import Plan
+    from curation.recipe.model import Recipe
+
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as ``4GB``, ``512 MiB`` or ``1000000``; K, M, G and T are powers of 1024.
+
+    Raises
+    ------
+    RecipeError
+        If it is no size.
+    """
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
+    size = int(float(found[1]) * (1 << _UNITS[found[2].upper()])) if found else 0
+    if size < 1:
+        raise RecipeError(f"memory: expected a size such as 4GB, got {text!r}")
+    return size
+
+
+def build(
+    recipe_path: str | os.PathLike[str],
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    memory: int | str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    work: str | os.PathLike[str] | None = None,
+    overrides: Sequence[str] = (),
+    sample: float = 1.0,
+    force: bool = False,
+    verify_inputs: bool = False,
+    output: str | None = None,
+    events: Events | None = None,
+) -> Build:
+    """Build a recipe, unless its result stands there already.
+
+    Parameters
+    ----------
+    recipe_path
+        The recipe, a YAML file.
+    workers
+        Processes to start; None chooses (threads for small inputs).
+    scheduler
+        Address of a running Dask scheduler.
+    memory
+        Bytes a worker may use, or text such as ``"4GB"``; None is 80 % of what is free.
+    out
+        Directory of the result, in the place of the recipe's.
+    work
+        Directory for intermediates; default beside the output.
+    overrides
+        Changes to the recipe such as ``"stages.rare.k=7"``.
+    sample
+        Share of every input's rows to take, in (0, 1].
+    force
+        Throw earlier work away.
+    verify_inputs
+        Recognise input files by all their bytes.
+    output
+        Name of the output that is returned, of a recipe with several; default the first.
+    events
+        Receives the progress; default nobody.
+
+    Returns
+    -------
+    Build
+        The result, with all others in ``outputs``.
+
+    Raises
+    ------
+    CurationError
+        If recipe, data or surroundings do not allow it; the old result stands.
+    """
+    from curation.flow.build import BuildOptions
+    from curation.flow.build import build as run
+
+    recipe = read_recipe(recipe_path, overrides=overrides, out=out)
+    names = [each.name for each in recipe.outputs]
+    if output is not None and output not in names:
+        raise RecipeError(f"output: expected one of {', '.join(names)}, got {output!r}")
+    if not 0 < sample <= 1:
+        raise RecipeError(f"sample: expected a share in (0, 1], got {sample:g}")
+    options = BuildOptions(
+        workers=workers,
+        scheduler=scheduler,
+        memory=parse_bytes(memory) if isinstance(memory, str) else memory,
+        work=None if work is None else Path(work).absolute(),
+        sample=sample,
+        force=force,
+        verify_inputs=verify_inputs,
+    )
+    manifests = run(recipe, options, events).manifests
+    builds = {name: Build(manifest) for name, manifest in manifests.items()}
+    for each in builds.values():
+        each.__dict__["outputs"] = builds
+    return builds[output or names[0]]
+
+
+def open(path: str | os.PathLike[str]) -> Build:
+    """Open a result by its directory.
+
+    Raises
+    ------
+    CurationError
+        If no build stands there.
+    """
+    return Build(read_manifest(Path(path).absolute()))
+
+
+def read_recipe(
+    path: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    out: str | os.PathLike[str] | None = None,
+) -> Recipe:
+    """Load a recipe, with the path of its single output replaced by ``out`` (relative to the current directory).
+
+    The recipe as run, and so every byte of the result, stays the same wherever it is written.
+
+    Raises
+    ------
+    RecipeError
+        If the recipe is wrong, or has several outputs and ``out`` is given.
+    """
+    from curation.recipe.load import load_recipe
+
+    recipe = load_recipe(path, overrides=overrides)
+    if out is None:
+        return recipe
+    if len(recipe.outputs) > 1 or recipe.outputs[0].name != "output":
+        changes = " ".join(f"--set outputs.{each.name}.path=DIR" for each in recipe.outputs)
+        raise RecipeError(f"{recipe.file}: --out is for recipes with `output:`; here say {changes}")
+    target = str(Path(out).absolute())
+    load_recipe(path, overrides=[*overrides, f"output.path={target}"])  # refuses a path that holds an input
+    return recipe.model_copy(update={"outputs": (recipe.outputs[0].model_copy(update={"path": target}),)})
+
+
+class Build:
+    """A finished build, open for reading.
+
+    Parameters
+    ----------
+    manifest
+        What ``manifest.json`` says.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+
+    @property
+    def path(self) -> Path:
+        """Directory of the build."""
+        return self.manifest.root
+
+    @property
+    def rows(self) -> int:
+        """Rows in all shards."""
+        return self.manifest.rows
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the shards."""
+        return self.manifest.schema
+
+    def table(self) -> pl.LazyFrame:
+        """Lazy frame over the shards, in order: row i is position i of the plan."""
+        from curation.report.rows import Rows
+
+        return Rows(self.manifest).scan()
+
+    @cached_property
+    def plan(self) -> Plan:
+        """How a trainer visits the rows.
+
+        Raises
+        ------
+        CurationError
+            If the recipe has no feed, or the build no rows.
+        """
+        from curation.feed.plan import Plan
+
+        path = self.manifest.path("plan")
+        if path is None:
+            why = "its recipe has no `feed:`" if self.rows else "it has no rows"
+            raise CurationError(f"{self.path}: no plan, since {why}; add one and build again")
+        return Plan.open(path)
+
+    def loader(
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        columns: Sequence[str] | None = None,
+        epoch: int | None = None,
+    ) -> Loader:
+        """Batches of the plan for one rank: iterates ``dict[str, numpy array]``.
+
+        Parameters
+        ----------
+        rank, world_size
+            This rank and the number of ranks, 0 <= rank < world_size.
+        columns
+            Columns of a batch; None is all.
+        epoch
+            Only this epoch; None is the whole training.
+
+        Raises
+        ------
+        CurationError
+            If there is no plan, or no such rank, column or epoch.
+        """
+        from curation.feed.loader import Loader, ShardSet
+
+        shards = ShardSet(
+            [self.path / shard.path for shard in self.manifest.shards],
+            [shard.rows for shard in self.manifest.shards],
+            self.manifest.content["shard_format"],
+        )
+        return Loader(self.plan, shards, rank=rank, world_size=world_size, columns=columns, epoch=epoch)
+
+    def ledger(self) -> pl.LazyFrame:
+        """Rows that are not simply kept: ``row_id``, ``copy``, ``stage``, ``reason``."""
+        from curation.report.rows import scan
+
+        path = self.manifest.path("ledger")
+        if path is None:
+            raise CurationError(f"{self.path}: the build has no ledger; build again")
+        return scan([path], "arrow")
+
+    @cached_property
+    def outputs(self) -> Mapping[str, Build]:
+        """All outputs of the recipe that stand beside this one, of the same build, by name."""
+        from curation.explain import siblings
+
+        found = {name: Build(manifest) for name, manifest in siblings(self.manifest).items()}
+        return found | {str(self.manifest.content["output"]): self}
+
+    def explain(self, row: int | str) -> Explanation:
+        """Say what became of a row.
+
+        Parameters
+        ----------
+        row
+            Row id, or ``column=value``.
+        """
+        from curation.explain import explain
+
+        return explain(self.manifest, str(row))
+
+    def __repr__(self) -> str:
+        content = self.manifest.content
+        feed = ", with a plan" if self.manifest.path("plan") else ""
+        return (
+            f"<Build {content['name']}/{content['output']}: {self.rows:,} rows, {len(self.schema)} columns, "
+            f"{len(self.manifest.shards)} shards in {self.path}{feed}>"
+        )
+
+    def _repr_html_(self) -> str:
+        content = self.manifest.content
+        facts: dict[str, Any] = {
+            "rows": f"{self.rows:,}",
+            "shards": f"{len(self.manifest.shards):,} ({content['shard_format']})",
+            "columns": ", ".join(f"{field.name}: {field.type}" for field in self.schema),
+            "groups": f"{content['groups']:,} of {content['group_column']}" if content["group_column"] else "",
+            "build": content["build_id"],
+            "report": self.manifest.path("report") or "",
+        }
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{escape(str(value))}</td></tr>"
+            for name, value in facts.items()
+            if value
+        )
+        title = f"{escape(str(content['name']))} / {escape(str(content['output']))}"
+        return f"<table><caption><b>{title}</b> in <code>{escape(str(self.path))}</code></caption>{cells}</table>"

@@ -1,0 +1,72 @@
+"""``curate clean``: remove the intermediates of a build."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from curation.cli.inspect import folder_size, work_of
+from curation.cli.session import shown, size
+from curation.errors import CurationError
+
+
+@click.command("clean", short_help="Remove the intermediates of a build.")
+@click.argument("target", metavar="OUT|RECIPE", type=click.Path())
+@click.option("--work", type=click.Path(), metavar="DIR", help="The work directory, if the build named one.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+def command(target: str, work: str | None, dry_run: bool) -> None:
+    """Remove the work directory of the build in OUT, or of RECIPE; the result itself stays.
+
+    The next build after a change of the recipe then starts from the inputs again.
+
+    \b
+    Example:
+      curate clean build/digits --dry-run
+      curate clean recipe.yaml
+    """
+    outputs, found = _places(Path(target))
+    folder = Path(work) if work is not None else found
+    if folder is None or not folder.is_dir():
+        click.echo(f"{target}: no work directory, nothing to free")
+        return
+    if not (folder / "objects").is_dir() and any(folder.iterdir()):
+        raise CurationError(f"{folder}: is no work directory of a build; nothing is removed")
+    freed = size(folder_size(folder))
+    if dry_run:
+        click.echo(f"would free {freed} in {shown(folder)}")
+        return
+    _remove(folder, outputs)
+    click.echo(f"freed {freed} in {shown(folder)}")
+
+
+def _places(target: Path) -> tuple[list[Path], Path | None]:
+    """Outputs whose build must not be running, and the work directory."""
+    if target.is_dir():
+        from curation.explain import siblings
+        from curation.io.manifest import read_manifest
+
+        manifest = read_manifest(target)
+        return [target, *(other.root for other in siblings(manifest).values())], work_of(manifest)
+    from curation.api import read_recipe
+    from curation.flow.build import BuildOptions, work_folder
+
+    recipe = read_recipe(target)
+    return [Path(output.path) for output in recipe.outputs], work_folder(recipe, BuildOptions())
+
+
+def _remove(folder: Path, outputs: list[Path]) -> None:
+    from contextlib import ExitStack
+
+    from curation.engine.lock import held
+
+    with ExitStack() as stack:
+        for path in sorted(outputs):
+            if path.is_dir():
+                stack.enter_context(held(path))
+        errors: list[Any] = []
+        shutil.rmtree(folder, onerror=lambda _, path, info: errors.append((path, info[1])))
+    if errors:
+        raise CurationError(f"{errors[0][0]}: cannot be removed: {errors[0][1]}")

@@ -1,0 +1,87 @@
+"""``curate plan``: what a build would need; computes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from curation.cli import options
+from curation.cli.session import count, shown, size, table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from curation.flow.bind import Bound
+
+
+@click.command("plan", short_help="Show what a build would need.")
+@options.recipe_argument
+@options.worker_options
+@options.place_options
+@options.set_option
+@options.sample_option
+def command(recipe: str, overrides: tuple[str, ...], out: str | None, **given: Any) -> None:
+    """Show the passes of a build of RECIPE with upper bounds of rows, jobs, memory and disk; compute nothing.
+
+    Ends with exit code 3 if the build would be refused.
+
+    \b
+    Example:
+      curate plan recipe.yaml --workers 4 --memory 2GB
+    """
+    from pathlib import Path
+
+    from curation.api import read_recipe
+    from curation.engine.executor import IDLE_BYTES
+    from curation.flow.bind import bind
+    from curation.flow.build import BuildOptions, work_folder
+    from curation.flow.estimate import estimate, refuse
+
+    loaded = read_recipe(recipe, overrides=overrides, out=out)
+    work = given.pop("work")
+    run = BuildOptions(work=None if work is None else Path(work).absolute(), **given)
+    bound = bind(loaded, sample=run.sample)
+    lines = estimate(bound)
+    workers, sharing, memory = _surroundings(bound, run.workers, run.scheduler, run.memory)
+    rows = [
+        [line.phase, f"{line.rows:,}", f"{line.jobs:,}", size(IDLE_BYTES + line.memory * sharing), size(line.disk)]
+        for line in lines
+    ]
+    table(["pass", "rows ≤", "jobs", "memory ≤", "disk ≤"], rows, right=(1, 2, 3, 4))
+    targets = [Path(each.path) for each in bound.outputs.values()]
+    folder = work_folder(loaded, run)
+    click.echo(f"\n{workers}, {size(memory)} allowed per worker")
+    click.echo(f"disk: up to {size(sum(line.disk for line in lines))}, intermediates in {shown(folder)}")
+    click.echo(f"result: {', '.join(map(shown, targets))}{_standing(bound, targets)}")
+    refuse(lines, memory=memory, sharing=sharing, out=targets[0], work=folder)
+
+
+def _surroundings(
+    bound: Bound, workers: int | None, scheduler: str | None, memory: int | None
+) -> tuple[str, int, int]:
+    """Who would do the work, how many tasks share a process, and the memory of one."""
+    import os
+
+    import psutil
+
+    from curation.flow.build import SMALL_BYTES
+
+    cores = workers or len(os.sched_getaffinity(0))
+    decoded = sum(each.bytes for each in bound.inputs.values())
+    processes = workers is not None or scheduler is not None or decoded > SMALL_BYTES
+    free = int(0.8 * psutil.virtual_memory().available)
+    if not processes:
+        return count(cores, "thread"), cores, memory or free
+    name = f"cluster {scheduler}" if scheduler else count(cores, "process", "processes")
+    return name, 1, memory or free // cores
+
+
+def _standing(bound: Bound, targets: list[Path]) -> str:
+    from curation.io.manifest import ManifestError, read_manifest
+
+    try:
+        up_to_date = all(read_manifest(path).build_id == bound.build_id for path in targets)
+    except ManifestError:
+        up_to_date = False
+    return " (up to date)" if up_to_date else ""

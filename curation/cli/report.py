@@ -1,0 +1,35 @@
+"""``curate report``: the page about a finished build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from curation.cli import options
+from curation.cli.session import shown
+from curation.errors import CurationError
+
+
+@click.command("report", short_help="Write the page about a finished build anew.")
+@options.output_argument
+@click.option("--open", "open_it", is_flag=True, help="Show it in the browser.")
+def command(out: str, open_it: bool) -> None:
+    """Write the page about the build in OUT anew and print its path.
+
+    \b
+    Example:
+      curate report build/digits --open
+    """
+    from curation.explain import input_files
+    from curation.io.manifest import read_manifest
+    from curation.report.page import write_report
+
+    manifest = read_manifest(Path(out))
+    path = manifest.path("report")
+    if path is None:
+        raise CurationError(f"{out}: the build has no report; build again")
+    write_report(path, manifest, input_files(manifest))
+    click.echo(shown(path))
+    if open_it:
+        click.launch(str(path.resolve()))

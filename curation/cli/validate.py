@@ -1,0 +1,32 @@
+"""``curate validate``: check a recipe against its data without computing anything."""
+
+from __future__ import annotations
+
+import click
+
+from curation.cli import options
+from curation.cli.session import count, shown
+
+
+@click.command("validate", short_help="Check a recipe against its data.")
+@options.recipe_argument
+@options.set_option
+def command(recipe: str, overrides: tuple[str, ...]) -> None:
+    """Check RECIPE against its data: keys, files, columns, types and SQL; all problems are shown in one go.
+
+    \b
+    Example:
+      curate validate recipe.yaml
+    """
+    from pathlib import Path
+
+    from curation.api import read_recipe
+    from curation.flow.bind import bind
+
+    notes: list[str] = []
+    bound = bind(read_recipe(recipe, overrides=overrides), note=notes.append)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    inputs = ", ".join(f"{name} {count(each.rows, 'row')}" for name, each in bound.inputs.items())
+    outputs = ", ".join(f"{name} in {shown(Path(each.path))}" for name, each in bound.outputs.items())
+    click.echo(f"{recipe}: OK: {inputs} → {count(len(bound.graph.steps), 'stage')} → {outputs}")

@@ -1,0 +1,168 @@
+"""Reads a published build a little at a time: slices of rows, places of row ids, counts of one column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from curation.io.manifest import Manifest
+from curation.types import ROW_ID, Positions
+
+
+def scan(paths: Sequence[Path], format: str) -> pl.LazyFrame:
+    """Lazy frame over files of one format, in the order given."""
+    if format == "parquet":
+        return pl.scan_parquet([str(path) for path in paths], glob=False)
+    return pl.scan_ipc([str(path) for path in paths], glob=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row of a build stands.
+
+    ``position`` counts over all shards, as ``build.table()`` and the feed plan do; ``row`` counts in the shard.
+    """
+
+    position: int
+    shard: str
+    row: int
+
+
+class Rows:
+    """The rows of a build, by position.
+
+    Parameters
+    ----------
+    manifest
+        Of the build.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._format = str(manifest.content["shard_format"])
+        self._shards = manifest.shards
+        self._starts = list(accumulate((shard.rows for shard in self._shards), initial=0))
+        self.n_rows = self._starts[-1]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Shard files, in order."""
+        return [self._manifest.root / shard.path for shard in self._shards]
+
+    def scan(self) -> pl.LazyFrame:
+        """Lazy frame over all shards."""
+        return scan(self.paths, self._format)
+
+    def place(self, position: int) -> Place:
+        """Shard and row of a position in [0, n_rows)."""
+        at = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return Place(position, self._shards[at].path, position - self._starts[at])
+
+    def at(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+        """Rows [start, stop) of one shard, and no more than that shard has."""
+        place = self.place(start)
+        parts = []
+        wanted = stop - start
+        skip = place.row
+        for batch in self._batches(self._manifest.root / place.shard, columns, skip):
+            rows, offset = batch
+            part = rows.slice(max(0, skip - offset), wanted)
+            if part.num_rows:
+                parts.append(part)
+                wanted -= part.num_rows
+                skip += part.num_rows
+            if not wanted:
+                break
+        if not parts:
+            return self.empty(columns)
+        return pa.Table.from_batches(parts)
+
+    def empty(self, columns: Sequence[str]) -> pa.Table:
+        """Table of no rows."""
+        return self._manifest.schema.empty_table().select(list(columns))
+
+    def take(self, positions: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """Rows at some positions, in the order given: for a few rows only."""
+        parts = [self.at(position, position + 1, columns) for position in positions]
+        return pa.concat_tables(parts) if parts else self.empty(columns)
+
+    def spread(self, rows: int, columns: Sequence[str], *, blocks: int = 16) -> pa.Table:
+        """About ``rows`` rows from places evenly spread over the build; all of them if there are no more."""
+        if self.n_rows <= rows:
+            edges = [(a, b) for a, b in zip(self._starts, self._starts[1:], strict=False) if b > a]
+        else:
+            size = max(1, rows // blocks)
+            starts = [(self.n_rows - size) * i // max(1, blocks - 1) for i in range(blocks)]
+            edges = [(start, start + size) for start in starts]
+        parts = [self.at(start, stop, columns) for start, stop in edges]
+        return pa.concat_tables(parts) if parts else self.empty(columns)
+
+    def find(self, ids: Sequence[int], *, each: int = 100) -> dict[int, list[int]]:
+        """Positions of row ids, at most ``each`` of one id; reads one column of all shards."""
+        wanted = np.unique(np.array(list(ids), np.uint64))
+        found: dict[int, list[int]] = {int(i): [] for i in wanted}
+        for start, shard in zip(self._starts, self.paths, strict=False):
+            for position, row_id in _matches(self._batches(shard, [ROW_ID], 0), wanted):
+                places = found[row_id]
+                if len(places) < each:
+                    places.append(start + position)
+        return found
+
+    def _batches(
+        self, path: Path, columns: Sequence[str], skip: int
+    ) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """Record batches of a shard from the one that holds row ``skip`` on, each with its first row."""
+        names, offset = list(columns), 0
+        if self._format == "parquet":
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    rows = file.metadata.row_group(group).num_rows
+                    if offset + rows > skip:
+                        at = offset
+                        for batch in file.iter_batches(columns=names, row_groups=[group]):
+                            yield batch.select(names), at
+                            at += batch.num_rows
+                    offset += rows
+            return
+        with pa.memory_map(str(path)) as source:
+            reader = pa.ipc.open_file(source)
+            for number in range(reader.num_record_batches):
+                batch = reader.get_batch(number)
+                if offset + batch.num_rows > skip:
+                    yield batch.select(names), offset
+                offset += batch.num_rows
+
+
+def _matches(
+    batches: Iterator[tuple[pa.RecordBatch, int]], wanted: NDArray[np.uint64]
+) -> Iterator[tuple[int, int]]:
+    for batch, offset in batches:
+        ids = batch.column(0).to_numpy(zero_copy_only=False).astype(np.uint64, copy=False)
+        hits: Positions = np.flatnonzero(np.isin(ids, wanted))
+        for row in hits.tolist():
+            yield offset + row, int(ids[row])
+
+
+def counts(frame: pl.LazyFrame, column: str, *flags: pl.Expr) -> pl.DataFrame:
+    """Rows by value of a column, as text, with the sum of each flag; memory grows with the values, not the rows."""
+    found = frame.group_by(column).agg(pl.len().alias("rows"), *flags).collect(engine="streaming")
+    return found.with_columns(text_of(pl.col(column)).alias(column))
+
+
+def text_of(column: pl.Expr) -> pl.Expr:
+    """Value as text; NULL as ``null``."""
+    return column.cast(pl.String, strict=False).fill_null("null")
+
+
+def plain(value: Any) -> Any:
+    """Value without the wrapping of a dictionary or a scalar."""
+    return value.as_py() if isinstance(value, pa.Scalar) else value
