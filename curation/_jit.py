@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -22,7 +22,7 @@ def njit(*, parallel: bool = False, inline: bool = False) -> Callable[[F], F]:
     """
 
     def wrap(function: F) -> F:
-        compiled: F = numba.njit(
+        compiled: Any = numba.njit(
             nogil=True,
             cache=True,
             fastmath=False,
@@ -30,6 +30,6 @@ def njit(*, parallel: bool = False, inline: bool = False) -> Callable[[F], F]:
             error_model="numpy",
             inline="always" if inline else "never",
         )(function)
-        return compiled
+        return cast("F", compiled)
 
     return wrap

@@ -18,7 +18,7 @@ from curation.flow.evaluate import path_bits, read_source
 from curation.flow.graph import Source
 from curation.io.chunks import Chunk, ChunkReader, cut
 from curation.io.files import FileRef, InputError, find_files
-from curation.io.formats import Unreadable, open_file
+from curation.io.formats import UnreadableError, open_file
 from curation.io.manifest import Manifest, ManifestError, read_manifest
 from curation.report.rows import Place, Rows, scan, text_of
 from curation.types import (
@@ -268,7 +268,7 @@ class _Inquiry:
                     self.notes.append(f"{file.path}: has changed since the build; its rows may differ")
                 try:
                     layout = _layout(file)
-                except Unreadable as error:
+                except UnreadableError as error:
                     self.notes.append(f"{file.path}: {error}")
                     continue
                 chunks += cut(name, file, layout)

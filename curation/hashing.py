@@ -1,10 +1,10 @@
 """A versioned 128-bit hash of a row's content, and hashes of key values, over Arrow data of any layout.
 
 Equal content gives equal hashes however it is laid out: in chunks or slices, dictionary- or run-end-encoded,
-with 32- or 64-bit offsets or views. What counts is the column's name, its logical type (with width, unit, time
-zone, precision) and its value; the order of columns and of the fields of a struct does not. Extension types count
-as their storage, fixed-size lists as lists. All NaN are one value; -0.0 and 0.0 are two. A null is a value of its
-own, whatever bytes lie under it.
+with 32- or 64-bit offsets or views. What counts is the column's name, its logical type (with width, unit,
+time zone, precision) and its value; the order of columns and of the fields of a struct does not.
+Extension types count as their storage, fixed-size lists as lists. All NaN are one value; -0.0 and 0.0 are two.
+A null is a value of its own, whatever bytes lie under it.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def combine(*fingerprints: int) -> int:
 def key_hashes(values: pa.Array | pa.ChunkedArray, *, salt: bytes | str, bits: int = 63) -> Words:
     """Hash of key values: equal values give equal hashes, in any width, offset size or encoding.
 
-    Integers of any width agree with each other, and so do floats (-0.0 equals 0.0 here); integers, floats, text
-    and bytes differ from each other. Of one salt, no two int64 values collide at 64 bits.
+    Integers of any width agree with each other, and so do floats (-0.0 equals 0.0 here); integers, floats,
+    text and bytes differ from each other. Of one salt, no two int64 values collide at 64 bits.
 
     Parameters
     ----------
@@ -377,7 +377,7 @@ def _width(kind: pa.DataType) -> int | None:
 
 
 def _fixed(array: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Bytes (n, width) of fixed-width values, one pattern for NaN and zeros under nulls; and which are valid."""
+    """Bytes (n, width) of fixed-width values, NaN and nulls made uniform; and which are valid."""
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
         return _fixed(array.storage)
@@ -396,7 +396,7 @@ def _fixed(array: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         real = plain.view(f"f{plain.shape[1]}")
         if np.isnan(real.max(initial=0.0)):
             plain = np.where(np.isnan(real), np.array(np.nan, real.dtype), real).view(np.uint8)
-    if not valid.all():
+    if array.null_count:
         plain = np.where(valid[:, None], plain, np.uint8(0))
     return np.ascontiguousarray(plain), valid
 
@@ -484,7 +484,7 @@ def _hash_list(array: pa.Array, where: str) -> Words:
         return out
     plain, valid = _fixed(values)
     _hash_bytes(_padded(plain.ravel()), starts * width, sizes * width, *seed, out)
-    if not valid.all():
+    if valid.strides != (0,) and not valid.all():  # stride 0: all valid, see _valid
         _fold_nulls(valid, starts, sizes, out)
     return out
 

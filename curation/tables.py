@@ -59,7 +59,9 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(kind):
         return pa.struct([f.with_type(_plain(f.type)) for f in kind])
     if pa.types.is_map(kind):
-        return pa.map_(kind.key_field.with_type(_plain(kind.key_type)), kind.item_field.with_type(_plain(kind.item_type)))
+        return pa.map_(
+            kind.key_field.with_type(_plain(kind.key_type)), kind.item_field.with_type(_plain(kind.item_type))
+        )
     if pa.types.is_fixed_size_list(kind):
         return pa.list_(kind.value_field.with_type(_plain(kind.value_type)), kind.list_size)
     if pa.types.is_large_list(kind):

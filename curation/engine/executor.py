@@ -100,9 +100,7 @@ class Executor(Protocol):
         """Stop the workers."""
 
 
-def make_tasks(
-    store: Store, jobs: Sequence[Job], *, workers: int, task_bytes: int | None = None
-) -> list[Task]:
+def make_tasks(store: Store, jobs: Sequence[Job], *, workers: int, task_bytes: int | None = None) -> list[Task]:
     """Group jobs, in order, into tasks of about equal cost.
 
     A task is about 256 MB (a task costs about 3 ms of scheduling), at most 2,000 tasks, and small enough that each

@@ -36,9 +36,7 @@ def held(folder: Path) -> Iterator[None]:
             file.seek(0)
             owner_text = file.read()
             file.close()
-            raise LockedError(
-                f"{folder}: held by another build ({_owner(owner_text)}); wait until it ends"
-            ) from None
+            raise LockedError(f"{folder}: held by another build ({_owner(owner_text)}); wait until it ends") from None
         # The owner before may have removed the file between our open and our lock: then nobody else would see ours.
         if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
             break

@@ -48,25 +48,20 @@ class Runner:
         """
         started = time.perf_counter()
         marks = {job.key: self.store.mark(job.key) for job in jobs}
-        left = [job for job in dict((job.key, job) for job in jobs).values() if marks[job.key] is None]
+        left = [job for job in {job.key: job for job in jobs}.values() if marks[job.key] is None]
         self.used.update(marks)
         self._refuse(phase, left)
         rows = sum(job.rows for job in left)
         self.events.started(phase, jobs=len(marks), done=len(marks) - len(left), rows=rows)
-        tasks = make_tasks(
-            self.store, left, workers=self.executor.workers, task_bytes=self.task_bytes
-        )
+        tasks = make_tasks(self.store, left, workers=self.executor.workers, task_bytes=self.task_bytes)
         work_s, peak = 0.0, 0
         for results, timings in self.executor.run(tasks) if tasks else ():
-            for key, mark, _ in results:
-                marks[key] = mark
+            marks.update((key, mark) for key, mark, _ in results)
             work_s += timings.seconds
             peak = max(peak, timings.peak_bytes)
             self.events.advanced(phase, jobs=len(results), rows=sum(r[2] for r in results))
         seconds = time.perf_counter() - started
-        self.records.append(
-            PhaseRecord(phase, len(marks), len(left), len(tasks), rows, seconds, work_s, peak)
-        )
+        self.records.append(PhaseRecord(phase, len(marks), len(left), len(tasks), rows, seconds, work_s, peak))
         self.events.finished(phase, seconds=seconds)
         done = [mark for mark in (marks[job.key] for job in jobs) if mark is not None]
         if len(done) < len(jobs):

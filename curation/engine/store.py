@@ -81,7 +81,7 @@ class Store:
     def intact(self, key: str, mark: Mark) -> bool:
         """Whether the data still have the hash that their mark states."""
         data = mark["data"]
-        return digest_of(self.data(key, data["suffix"])) == data["xxh3"]
+        return digest_of(self.data(key, data["suffix"])) == str(data["xxh3"])
 
     def forget(self, key: str) -> None:
         """Take a done-mark back."""

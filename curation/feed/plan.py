@@ -559,12 +559,12 @@ def _read_body(path: Path) -> dict[str, Any]:
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FeedError(f"{path}: expected a plan, got {error}; build again") from error
-    if not isinstance(body, dict) or body.get("plan") != FORMAT or body.get("algorithm") != ALGORITHM:
-        got = (body.get("plan"), body.get("algorithm")) if isinstance(body, dict) else body
+    wanted = {"plan": FORMAT, "algorithm": ALGORITHM, "window": WINDOW}
+    got = {key: body.get(key) for key in wanted} if isinstance(body, dict) else body
+    if got != wanted:
         raise FeedError(
-            f"{path}: expected a plan of format {FORMAT}, algorithm {ALGORITHM}, got {got}; open it with the "
-            "version of "
-            "curation that wrote it, or build again"
+            f"{path}: expected a plan of {wanted}, got {got}; open it with the version of curation that "
+            "wrote it, or build again"
         )
     if body.get("fingerprint") != _fingerprint(body):
         raise FeedError(

@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ from curation.flow.output import Target
 from curation.hashing import HASH_VERSION
 from curation.io.chunks import Chunk, cut
 from curation.io.files import FileRef, InputError, find_files
-from curation.io.formats import Layout, Unreadable, open_file
+from curation.io.formats import Layout, UnreadableError, open_file
 from curation.keys import content_key
 from curation.recipe.model import Gate, InputSpec, OutputSpec, Recipe
 from curation.stages import make_stage
@@ -110,7 +109,7 @@ class _Binder:
             return None
         with ThreadPoolExecutor(8) as pool:
             layouts = list(pool.map(_layout, files))
-        lost = [LostFile(f, str(x)) for f, x in zip(files, layouts, strict=True) if isinstance(x, Unreadable)]
+        lost = [LostFile(f, str(x)) for f, x in zip(files, layouts, strict=True) if isinstance(x, UnreadableError)]
         sound = [(f, x) for f, x in zip(files, layouts, strict=True) if isinstance(x, Layout)]
         if lost and spec.on_bad_rows == "error":
             for each in lost:
@@ -259,14 +258,14 @@ class _Binder:
                 )
 
 
-def _layout(file: FileRef) -> Layout | Unreadable:
+def _layout(file: FileRef) -> Layout | UnreadableError:
     try:
         reader = open_file(file)
         try:
             return reader.layout()
         finally:
             reader.close()
-    except Unreadable as error:
+    except UnreadableError as error:
         return error
 
 
@@ -332,19 +331,19 @@ def bind(
             inputs[name], sources[name] = found
             schemas[name] = sources[name].schema
     steps = []
-    for spec in recipe.stages:
-        stage = make_stage(spec.use, spec.name, spec.params, recipe.seed)
-        schema = schemas.get(spec.source)
+    for each in recipe.stages:
+        stage = make_stage(each.use, each.name, each.params, recipe.seed)
+        schema = schemas.get(each.source)
         if schema is None:  # a problem further up is reported already
             continue
         try:
             out = stage.bind(schema)
         except BindError as error:
             for fault in error.faults:
-                binder.add(("stages", spec.index, *fault.path), fault.message, fault.hint)
+                binder.add(("stages", each.index, *fault.path), fault.message, fault.hint)
             continue
-        steps.append(Step(spec.use, spec.source, stage))
-        schemas.update({ref: out for ref in steps[-1].refs})
+        steps.append(Step(each.use, each.source, stage))
+        schemas.update(dict.fromkeys(steps[-1].refs, out))
     targets, gates = {}, {}
     for output in recipe.outputs:
         if output.source in schemas:
@@ -375,4 +374,3 @@ def _distinct_paths(inputs: Mapping[str, BoundInput]) -> None:
                     "input or the file, or give the input a `key:`"
                 )
             seen[bits] = file.path
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import socket
@@ -34,9 +33,18 @@ from curation.flow.passes import OutputResult, Passes
 from curation.flow.quarantine import write_quarantine
 from curation.hashing import combine
 from curation.io import commits
-from curation.io.atomic import explained, link_or_copy, write_atomic, write_json
+from curation.io.atomic import explained, link_or_copy, write_json
 from curation.io.chunks import Chunk
-from curation.io.manifest import FORMAT, Manifest, ManifestError, clean_up, generations, put_manifest, read_manifest, schema_text
+from curation.io.manifest import (
+    FORMAT,
+    Manifest,
+    ManifestError,
+    clean_up,
+    generations,
+    put_manifest,
+    read_manifest,
+    schema_text,
+)
 from curation.recipe.model import FeedSpec, OutputSpec, Recipe
 from curation.report.page import write_report
 
@@ -220,7 +228,7 @@ class _Build:
 
     def _accounts(self, census: Sequence[tuple[Chunk | Made, Mark]]) -> dict[str, Any]:
         inputs = {name: self._input_account(name) for name in self._bound.inputs}
-        stages = {
+        stages: dict[str, dict[str, Any]] = {
             step.name: {"use": step.use, "from": step.source, "in": 0, "created": 0, "out": 0, "dropped": {}}
             for step in self._bound.graph.steps
         }
@@ -343,9 +351,7 @@ class _Build:
             path = f"shards/{self._bound.build_id}/part-{number:05d}.{suffix}"
             link_or_copy(store.data(shard.key, data["suffix"]), root / path)
             commits.reached("shard:published")
-            shards.append(
-                {"path": path, "rows": shard.mark["rows"], "bytes": data["bytes"], "xxh3": data["xxh3"]}
-            )
+            shards.append({"path": path, "rows": shard.mark["rows"], "bytes": data["bytes"], "xxh3": data["xxh3"]})
         return shards
 
     def _write_plan(self, meta: Path, output: OutputSpec, feed: FeedSpec, result: OutputResult) -> None:
@@ -384,5 +390,3 @@ class _Build:
             written="meta:published",
             named="meta:published",
         )
-
-

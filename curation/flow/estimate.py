@@ -48,7 +48,9 @@ def estimate(bound: Bound) -> list[Line]:
         mend = f"set {'output' if len(bound.targets) == 1 else f'outputs.{name}'}.shard_rows <= {_fit_rows(bound, shard, target.shard_rows)}"
         if target.order != "input":
             lines.append(Line(f"{name}: scatter", rows, jobs, memory, size, smaller))
-            lines.append(Line(f"{name}: shards", rows, -(-rows // target.shard_rows), 4 * shard + (64 << 20), size, mend))
+            lines.append(
+                Line(f"{name}: shards", rows, -(-rows // target.shard_rows), 4 * shard + (64 << 20), size, mend)
+            )
         else:
             lines.append(Line(f"{name}: shards", rows, -(-rows // target.shard_rows), memory + 3 * shard, size, mend))
     return lines

@@ -105,15 +105,15 @@ def row_ids(source: Source, chunk: Chunk, table: pa.Table, numbers: Any, salted:
             at = int(np.flatnonzero(np.asarray(values.is_null()))[0])
             first = int(numbers[at])
             raise BuildError(
-                f"{chunk.place(first, first + 1)}: the key column '{source.key_column}' is NULL; every row needs a key, "
-                "or leave `key:` out so that rows are named by their place"
+                f"{chunk.place(first, first + 1)}: the key column '{source.key_column}' is NULL; every row needs a key, or "
+                "leave `key:` out so that rows are named by their place"
             )
         ids = key_hashes(values, salt=source.name, bits=63)
         if salted:
             again = np.isin(ids, np.array(sorted(salted), np.uint64))
             fresh = key_hashes(values.filter(pa.array(again)), salt=f"{source.name}\0again", bits=63)
             ids[again] = fresh
-        return ids
+        return np.asarray(ids, np.uint64)
     if chunk.stop >= 1 << ROW_BITS:
         raise BuildError(f"{chunk.place()}: more than 2^{ROW_BITS} rows in one file; give the input a `key:`")
     high = np.uint64(path_bits(source.name, chunk.file.relative) << ROW_BITS)

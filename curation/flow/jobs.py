@@ -25,6 +25,7 @@ DECODE_BYTES = 128 << 20
 UNUSED = "not in any output"
 """Reason of rows that reach a point of the graph from which nothing is read."""
 
+
 def chunk_memory(chunk: Chunk | Made) -> int:
     """Peak memory of a chunk on its way: the decoded piece, the rows, and what stages make of them."""
     return DECODE_BYTES + 4 * chunk.bytes
@@ -327,9 +328,7 @@ def ledger_table(drops: list[tuple[str, Drop]]) -> pa.Table:
             "row_id": np.concatenate([drop.row_id for _, drop in drops]),
             "copy": np.concatenate([drop.copy for _, drop in drops]),
             "stage": pa.concat_arrays([pa.repeat(name, n) for (name, _), n in zip(drops, sizes, strict=True)]),
-            "reason": pa.concat_arrays(
-                [pa.repeat(drop.reason, n) for (_, drop), n in zip(drops, sizes, strict=True)]
-            ),
+            "reason": pa.concat_arrays([pa.repeat(drop.reason, n) for (_, drop), n in zip(drops, sizes, strict=True)]),
         }
     )
 
@@ -375,4 +374,3 @@ class LedgerJob:
                     writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
         return {"rows": self.rows} | store.write(self.key, ".arrow", fill)
-

@@ -86,9 +86,7 @@ def sort_run(table: pa.Table, order: Ids, group: str | None) -> tuple[Any, list[
         return np.argsort(order, kind="stable"), [[None, 0, table.num_rows]]
     values = plain(table.column(group))
     pairs = pa.table({"group": values, "order": order})
-    index = pc.sort_indices(
-        pairs, sort_keys=[("group", "ascending"), ("order", "ascending")]
-    ).to_numpy()
+    index = pc.sort_indices(pairs, sort_keys=[("group", "ascending"), ("order", "ascending")]).to_numpy()
     ordered = values.take(pa.array(index)).combine_chunks()
     counts = ordered.value_counts()
     sizes = counts.field("counts").to_numpy()
@@ -157,9 +155,7 @@ def cut_runs(
     return [shard for shard in shards if shard], [(name, sizes[name]) for name in names]
 
 
-def _edge(
-    keys: list[Ids], places: list[dict[Any, tuple[int, int]]], names: list[Any], at: int, rank: int
-) -> Any:
+def _edge(keys: list[Ids], places: list[dict[Any, tuple[int, int]]], names: list[Any], at: int, rank: int) -> Any:
     """Position in each run before which lie the groups before ``at`` and the ``rank`` smallest keys of group ``at``."""
     name = names[at]
     parts = []
@@ -275,7 +271,11 @@ class StreamJob(_Shard):
         parts = []
         for each in self.slices:
             result = evaluate(self.view, store, self.chunks[each.key], each.key)
-            parts.append(result.tables[self.target.ref].select(self.target.schema.names).slice(each.start, each.stop - each.start))
+            parts.append(
+                result.tables[self.target.ref]
+                .select(self.target.schema.names)
+                .slice(each.start, each.stop - each.start)
+            )
         return self._write(store, pa.concat_tables(parts) if parts else self.target.schema.empty_table())
 
 

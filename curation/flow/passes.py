@@ -153,9 +153,13 @@ class Passes:
         for name, each in self._bound.inputs.items():
             bad = sum(skip.stop - skip.start for chunk in self.progress.chunks[name] for skip in chunk.skips)
             read = max(1, each.rows)
-            if bad > each.spec.max_bad * read or (each.lost and each.spec.max_bad < 1 and len(each.lost) > each.spec.max_bad * len(each.files)):
+            if bad > each.spec.max_bad * read or (
+                each.lost and each.spec.max_bad < 1 and len(each.lost) > each.spec.max_bad * len(each.files)
+            ):
                 skip = next((s for c in self.progress.chunks[name] for s in c.skips), None)
-                example = f"; first: {skip.reason}" if skip else f"; first: {each.lost[0].file.path}: {each.lost[0].reason}"
+                example = (
+                    f"; first: {skip.reason}" if skip else f"; first: {each.lost[0].file.path}: {each.lost[0].reason}"
+                )
                 raise BuildError(
                     f"input '{name}': {bad} of {each.rows} rows and {len(each.lost)} of {len(each.files)} files are bad, "
                     f"max_bad is {each.spec.max_bad:g}{example}"
@@ -222,9 +226,7 @@ class Passes:
     def census(self) -> tuple[list[tuple[Chunk | Made, Mark]], LedgerJob]:
         """Count every chunk through the graph; write the ledger."""
         outputs = {name: target.ref for name, target in self._bound.targets.items()}
-        unused = tuple(
-            ref for ref in self._graph.unused(frozenset(outputs.values())) if ref not in self._graph.sources
-        )
+        unused = tuple(ref for ref in self._graph.unused(frozenset(outputs.values())) if ref not in self._graph.sources)
         view = self._view({ref: frozenset() for ref in (*outputs.values(), *unused)})
         chunks: list[Chunk | Made] = [chunk for name in self._graph.sources for chunk in self.progress.chunks[name]]
         for step in self._graph.steps:
@@ -264,9 +266,7 @@ class Passes:
         if not jobs:  # an output without rows still has one shard, which carries its schema
             jobs = [StreamJob(target, 0, (), row_bytes, view, {})]
         done = self._runner.run(f"{target.name}: shards", jobs)
-        return OutputResult(
-            [ShardResult(job.key, mark) for job, mark in zip(jobs, done, strict=True)], groups
-        )
+        return OutputResult([ShardResult(job.key, mark) for job, mark in zip(jobs, done, strict=True)], groups)
 
 
 def _tree(stage: FitStage[Any], parts: list[State]) -> State:
@@ -275,4 +275,3 @@ def _tree(stage: FitStage[Any], parts: list[State]) -> State:
         pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
         parts = [stage.merge(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
     return parts[0]
-

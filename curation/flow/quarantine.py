@@ -9,13 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from curation.flow.bind import Bound
-from curation.io import commits
 from curation.io.atomic import dump_json, void, write_atomic
 from curation.io.chunks import Chunk, ChunkReader, Skip, Span
-from curation.io.formats import Unreadable, open_file
+from curation.io.formats import UnreadableError, open_file
 
 RAW_BYTES = 64 << 20
-"""Unreadable stretches up to this size are copied; of larger ones only the place is kept."""
+"""UnreadableError stretches up to this size are copied; of larger ones only the place is kept."""
 
 
 def write_quarantine(folder: Path, bound: Bound, chunks: Mapping[str, tuple[Chunk, ...]]) -> bool:
@@ -93,7 +92,7 @@ def _range(chunk: Chunk, skip: Skip) -> tuple[int, int]:
 def _piece_range(chunk: Chunk, span: Span) -> tuple[int, int]:
     try:
         reader = open_file(chunk.file)
-    except Unreadable:
+    except UnreadableError:
         return 0, chunk.file.size
     try:
         return reader.raw_range(span.piece)
@@ -113,5 +112,3 @@ def _copy(folder: Path, number: int, source: Path, offset: int, length: int) -> 
 
     write_atomic(path, fill, written="meta:published", named="meta:published")
     return path.name
-
-

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from curation.io.formats import Layout, Piece, Unreadable
+from curation.io.formats import Layout, Piece, UnreadableError
 from curation.io.parquet import one_line
 
 
@@ -18,19 +18,17 @@ class ArrowReader:
         try:
             self._source = pa.memory_map(path)
             # Counting rows should decompress little: one field is read (an empty list would mean all of them).
-            self._bare = pa.ipc.open_file(
-                self._source, options=pa.ipc.IpcReadOptions(included_fields=[0])
-            )
+            self._bare = pa.ipc.open_file(self._source, options=pa.ipc.IpcReadOptions(included_fields=[0]))
             self._schema = pa.ipc.open_file(self._source).schema
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise Unreadable(f"not a readable Arrow IPC file: {one_line(error)}") from error
+            raise UnreadableError(f"not a readable Arrow IPC file: {one_line(error)}") from error
 
     def layout(self) -> Layout:
         """Schema and record batches, from the batch headers."""
         try:
             rows = [self._bare.get_batch(i).num_rows for i in range(self._bare.num_record_batches)]
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise Unreadable(f"broken batch header: {one_line(error)}") from error
+            raise UnreadableError(f"broken batch header: {one_line(error)}") from error
         per_row = self._source.size() / max(1, sum(rows))
         return Layout(self._schema, tuple(Piece(n, int(n * per_row)) for n in rows))
 
@@ -40,15 +38,13 @@ class ArrowReader:
         try:
             if self._columns != names:
                 fields = [self._schema.get_field_index(name) for name in names] or [0]
-                self._reader = pa.ipc.open_file(
-                    self._source, options=pa.ipc.IpcReadOptions(included_fields=fields)
-                )
+                self._reader = pa.ipc.open_file(self._source, options=pa.ipc.IpcReadOptions(included_fields=fields))
                 self._columns = names
             batch = self._reader.get_batch(piece)
             batch.validate(full=True)
             table = pa.Table.from_batches([batch])
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise Unreadable(one_line(error)) from error
+            raise UnreadableError(one_line(error)) from error
         yield table.select(list(names)) if names else _bare_rows(batch.num_rows)
 
     def raw_range(self, piece: int) -> tuple[int, int]:

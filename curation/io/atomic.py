@@ -23,9 +23,7 @@ def dump_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def write_atomic(
-    path: Path, write: Callable[[Path], None], *, written: str, named: str, durable: bool = False
-) -> None:
+def write_atomic(path: Path, write: Callable[[Path], None], *, written: str, named: str, durable: bool = False) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then give it its name.
 
     Parameters
@@ -64,9 +62,7 @@ def write_atomic(
 def write_json(path: Path, value: Any, *, written: str, named: str, durable: bool = False) -> None:
     """Write a small JSON file by :func:`write_atomic`."""
     text = dump_json(value) + "\n"
-    write_atomic(
-        path, lambda to: void(to.write_text(text, "utf-8")), written=written, named=named, durable=durable
-    )
+    write_atomic(path, lambda to: void(to.write_text(text, "utf-8")), written=written, named=named, durable=durable)
 
 
 def void(_: object) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from curation.errors import BuildError
 from curation.io.files import FileRef
-from curation.io.formats import Layout, Reader, Unreadable, open_file
+from curation.io.formats import Layout, Reader, UnreadableError, open_file
 from curation.keys import content_key
 from curation.tables import take
 
@@ -144,7 +144,7 @@ class ChunkReader:
             if wanted.size:
                 try:
                     table = self._span(chunk.file, span, tuple(columns))
-                except Unreadable as error:
+                except UnreadableError as error:
                     raise BuildError(
                         f"{chunk.place(start, stop)}: cannot be decoded: {error}; mend the file, or set "
                         "`on_bad_rows: quarantine` for this input to set such rows aside and count them"
@@ -163,7 +163,7 @@ class ChunkReader:
             stop = start + span.stop - span.start
             try:
                 self._span(chunk.file, span, tuple(columns))
-            except Unreadable as error:
+            except UnreadableError as error:
                 found.append(Skip(start, stop, f"cannot be decoded: {error}"))
             start = stop
         return found
@@ -194,12 +194,12 @@ class ChunkReader:
                     break
                 self._at += self._table.num_rows
                 self._table = next(self._tables, None)
-        except Unreadable:
+        except UnreadableError:
             self._piece = None
             raise
         rows = sum(part.num_rows for part in parts)
         if rows != span.stop - span.start:
-            raise Unreadable(f"{span.stop - span.start} rows announced, {rows} found")
+            raise UnreadableError(f"{span.stop - span.start} rows announced, {rows} found")
         return parts[0] if len(parts) == 1 else pa.concat_tables(parts)
 
 

@@ -137,9 +137,7 @@ def file_ref(path: Path, relative: str, stated: str | None = None, *, verify: bo
                 digest.update(file.read(PROBE_BYTES))
                 file.seek(stat.st_size - PROBE_BYTES)
                 digest.update(file.read(PROBE_BYTES))
-                key = content_key(
-                    "file", stat.st_size, stat.st_mtime_ns, stat.st_ino, digest.hexdigest()
-                )
+                key = content_key("file", stat.st_size, stat.st_mtime_ns, stat.st_ino, digest.hexdigest())
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     return FileRef(str(path), relative, format_of(path, stated), stat.st_size, key)

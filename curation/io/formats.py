@@ -30,7 +30,7 @@ class Layout:
     pieces: tuple[Piece, ...]
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """A file, or a piece of it, cannot be decoded."""
 
 
@@ -41,7 +41,7 @@ class Reader(Protocol):
         """Schema and pieces, from metadata alone."""
 
     def read(self, piece: int, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Rows of one piece in order, in tables of a bounded size; raises ``Unreadable``."""
+        """Rows of one piece in order, in tables of a bounded size; raises ``UnreadableError``."""
 
     def raw_range(self, piece: int) -> tuple[int, int]:
         """Offset and length [bytes] of a piece in the file."""
@@ -51,7 +51,7 @@ class Reader(Protocol):
 
 
 def open_file(file: FileRef) -> Reader:
-    """Open a file with the reader of its format; raises ``Unreadable``."""
+    """Open a file with the reader of its format; raises ``UnreadableError``."""
     module, _, attribute = READERS[file.format].partition(":")
     reader: Reader = getattr(import_module(module), attribute)(file.path)
     return reader

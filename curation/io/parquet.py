@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.io.formats import Layout, Piece, Unreadable
+from curation.io.formats import Layout, Piece, UnreadableError
 
 STREAM_BYTES = 128 << 20
 """A row group above this size is decoded in batches rather than at once."""
@@ -22,7 +22,7 @@ class ParquetReader:
             self._source = pa.memory_map(path)
             self._file = pq.ParquetFile(self._source)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise Unreadable(f"not a readable Parquet file: {one_line(error)}") from error
+            raise UnreadableError(f"not a readable Parquet file: {one_line(error)}") from error
 
     def layout(self) -> Layout:
         """Schema and row groups, from the footer."""
@@ -45,15 +45,13 @@ class ParquetReader:
                 ):
                     yield pa.Table.from_batches([batch]).select(names)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise Unreadable(one_line(error)) from error
+            raise UnreadableError(one_line(error)) from error
 
     def raw_range(self, piece: int) -> tuple[int, int]:
         """Where the row group's column chunks lie in the file."""
         group = self._file.metadata.row_group(piece)
         columns = [group.column(i) for i in range(group.num_columns)]
-        starts = [
-            min(c.data_page_offset, c.dictionary_page_offset or c.data_page_offset) for c in columns
-        ]
+        starts = [min(c.data_page_offset, c.dictionary_page_offset or c.data_page_offset) for c in columns]
         stops = [start + c.total_compressed_size for start, c in zip(starts, columns, strict=True)]
         return (min(starts), max(stops) - min(starts)) if columns else (0, 0)
 

@@ -149,7 +149,7 @@ def _fill_until(
 
 def arrival_keys(
     key: np.uint64,
-    row_id: NDArray[np.uint64],
+    row_id: ArrayLike,
     *,
     copy: ArrayLike = 0,
     stream: ArrayLike = 0,
@@ -159,8 +159,8 @@ def arrival_keys(
 
     Copy c of a row arrives at :math:`\sum_{j \le c} -\log(1 - u_{ij}) / w_i`, u addressed by (row id,
     stream + j). The k smallest times of copy 0 are k draws without replacement by weight (Efraimidis and
-    Spirakis: the order of u^(1/w), largest first); the k smallest times of *all* copies are k independent draws
-    with replacement.
+    Spirakis: the order of u^(1/w), largest first); the k smallest times of *all* copies are k independent
+    draws with replacement.
 
     Parameters
     ----------
@@ -190,15 +190,16 @@ def arrival_keys(
     Efraimidis, Spirakis, "Weighted random sampling with a reservoir", IPL 97 (2006), algorithm A, as
     exponential clocks; the sum over copies is the Poisson process of a multinomial draw.
     """
-    rows = np.ascontiguousarray(row_id, np.uint64)
+    rows = np.asarray(row_id).astype(np.uint64, order="C", copy=False)
     copies, streams = (_per_row(name, v, rows.size) for name, v in (("copy", copy), ("stream", stream)))
     out = np.empty(rows.size)
-    _arrivals(np.uint64(key), rows, streams, copies, _rates(weight, rows.size), out)
+    with np.errstate(over="ignore"):  # a tiny weight may arrive at inf; only uncompiled kernels would warn
+        _arrivals(np.uint64(key), rows, streams, copies, _rates(weight, rows.size), out)
     return out
 
 
 def arrivals_until(
-    key: np.uint64, row_id: NDArray[np.uint64], t_max: float, weight: NDArray[np.float64] | None = None
+    key: np.uint64, row_id: ArrayLike, t_max: float, weight: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float64]]:
     """All arrivals of all rows up to a time; the k first of them are k draws with replacement.
 
@@ -225,10 +226,11 @@ def arrivals_until(
     """
     if not 0 <= t_max < np.inf:
         raise ValueError(f"t_max: expected a finite time >= 0, got {t_max}; use arrival_horizon")
-    rows = np.ascontiguousarray(row_id, np.uint64)
+    rows = np.asarray(row_id).astype(np.uint64, order="C", copy=False)
     rates = _rates(weight, rows.size)
     counts = np.empty(rows.size, np.int64)
-    _count_until(np.uint64(key), rows, float(t_max), rates, counts)
+    with np.errstate(over="ignore"):
+        _count_until(np.uint64(key), rows, float(t_max), rates, counts)
     m = int(counts.sum())
     position, copy, arrival = np.empty(m, np.int64), np.empty(m, np.uint32), np.empty(m)
     _fill_until(np.uint64(key), rows, rates, counts, position, copy, arrival)

@@ -55,9 +55,7 @@ def merge_tables(
     return pairs >> width, pairs & ((1 << width) - 1), total
 
 
-def descend(
-    digit: NDArray[np.int64], count: NDArray[np.int64], rank: int
-) -> tuple[int, int, int]:
+def descend(digit: NDArray[np.int64], count: NDArray[np.int64], rank: int) -> tuple[int, int, int]:
     """Digit that holds the key of a rank.
 
     Parameters

@@ -289,22 +289,23 @@ def _remainder(key: np.uint64, sorted_ids: NDArray[np.uint64], n: int) -> NDArra
 
 @njit()
 def _interpolate(
-    x: Floats, base: NDArray[np.int64], neighbor: NDArray[np.int64], mix: NDArray[np.float64], out: Floats
+    x: Floats,
+    base: NDArray[np.int64],
+    neighbor: NDArray[np.int64],
+    mix: NDArray[np.float64],
+    half: float,
+    out: Floats,
 ) -> None:
-    box = mix.shape[1] > 1
+    step = 0 if mix.shape[1] == 1 else 1
     for s in range(base.shape[0]):
-        a, b, u = base[s], neighbor[s], mix[s, 0]
+        a, b, o, u = x[base[s]], x[neighbor[s]], out[s], mix[s]
         for j in range(x.shape[1]):
-            if box:
-                u = mix[s, j]
-            p, q = np.float64(x[a, j]), np.float64(x[b, j])
-            # Two products where the step would overflow; clipped, as rounding may not leave the box.
-            step = q * 0.5 - p * 0.5
-            v = p + u * (q - p) if abs(step) < _HALF_MAX else p * (1.0 - u) + q * u
-            out[s, j] = min(max(v, min(p, q)), max(p, q))
-
-
-_HALF_MAX = float(np.finfo(np.float64).max) / 2
+            p, q = np.float64(a[j]) * half, np.float64(b[j]) * half
+            low = p if p < q else q
+            high = q if p < q else p
+            v = p + u[j * step] * (q - p)
+            v = low if v < low else v  # rounding may not leave the box of the parents
+            o[j] = (high if v > high else v) / half
 
 
 def interpolate(
@@ -353,7 +354,11 @@ def interpolate(
         if index.size and not (index.min() >= 0 and index.max() < len(x)):
             raise ValueError(f"{name}: expected positions 0 .. {len(x) - 1}, got others; index the rows of x")
     out = np.empty((base.size, x.shape[1]), x.dtype)
-    _interpolate(np.ascontiguousarray(x), base, neighbor, np.ascontiguousarray(weights, np.float64), out)
+    # Halved where a step could overflow; exact, as such numbers are far from the smallest.
+    half = 0.5 if x.size and max(x.max(), -x.min()) > np.finfo(np.float64).max / 4 else 1.0
+    _interpolate(
+        np.ascontiguousarray(x), base, neighbor, np.ascontiguousarray(weights, np.float64), half, out
+    )
     return out
 
 

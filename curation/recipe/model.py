@@ -176,10 +176,10 @@ class Mixture(_Spec):
         description="1 keeps the shares of the data, inf makes them equal, below 1 sharpens them",
     )
     shares: dict[Group, float] | None = Field(
-        default=None, min_length=1, description="share by group, each > 0; they sum to 1"
+        default=None, min_length=1, description="share by group, each >= 0; they sum to 1"
     )
     rows: dict[Group, Annotated[int, Field(ge=1)]] | None = Field(
-        default=None, min_length=1, description="rows per epoch by group, each >= 1"
+        default=None, min_length=1, description="rows by group, each >= 1; their proportions are the shares, an epoch stays as long as it is"
     )
     cooldown: CooldownSpec | None = Field(
         default=None, description="a temperature that falls during training"
@@ -191,8 +191,8 @@ class Mixture(_Spec):
         if shares is None:
             return None
         for group, share in shares.items():
-            if not 0 < share <= 1:
-                raise ValueError(f"expected shares > 0 and <= 1, got {group}: {share}")
+            if not 0 <= share <= 1:
+                raise ValueError(f"expected shares >= 0 and <= 1, got {group}: {share}")
         if abs(math.fsum(shares.values()) - 1) > 1e-9:
             raise ValueError(f"expected shares that sum to 1, got a sum of {math.fsum(shares.values()):g}")
         return shares

@@ -1,16 +1,127 @@
-"""Writes the page about a finished build: self-contained, deterministic, readable without a network."""
+"""Writes the page about a finished build: self-contained, the same for the same build, readable without a network."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
+from typing import Any, TypeVar
 
+import polars as pl
+import pyarrow as pa
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from curation.errors import CurationError
+from curation.io import commits
+from curation.io.atomic import void, write_atomic
 from curation.io.manifest import Manifest
+from curation.report import draw
+from curation.report.facts import Step, Warned, flow, friendly, sentence, warnings
+from curation.report.look import Look
+
+T = TypeVar("T")
 
 
 def write_report(
     path: Path, manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None = None
 ) -> None:
-    """Write ``report.html``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"<!doctype html><title>{manifest.build_id}</title>", encoding="utf-8")
+    """Write the page about a build whose shards, plan and ledger stand already.
+
+    It holds no time, host or speed (those are in ``run.json``) and asks for nothing from elsewhere. Rows are read a few
+    at a time; only the columns of groups and of row ids are gone through.
+
+    Parameters
+    ----------
+    path
+        The page.
+    manifest
+        What ``manifest.json`` says or will say.
+    inputs
+        Files of the inputs by name; without them there are no groups "before".
+    """
+    text = render(manifest, inputs)
+    write_atomic(
+        path, lambda to: void(to.write_text(text, "utf-8")), written="meta:published", named="meta:published"
+    )
+    commits.reached("meta:published")
+
+
+def render(manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None = None) -> str:
+    """Text of the page."""
+    content = manifest.content
+    notes: list[str] = []
+    look = Look(manifest, inputs)
+    groups, small = _tried("groups", look.groups, (None, []), notes)
+    names, examples = _tried("examples", look.examples, ([], []), notes)
+    steps = flow(manifest)
+    largest = max([*(step.into + step.made for step in steps), manifest.rows, 1])
+    found = warnings(manifest, steps, small)
+    page = {
+        "content": content,
+        "manifest": manifest,
+        "sentence": sentence(manifest, steps),
+        "steps": [(step, _band(step, largest, i, len(steps))) for i, step in enumerate(steps)],
+        "groups": groups,
+        "histograms": _tried("histograms", look.histograms, [], notes),
+        "lineages": _tried("lineage", look.lineages, [], notes),
+        "gallery": _tried("pictures", look.gallery, [], notes),
+        "columns": names,
+        "examples": examples,
+        "recipe": _yaml(content["recipe"]),
+        "own": {name for name in names if name.startswith("_")},
+    }
+    page["warnings"] = [*found, *(Warned("note", note) for note in notes)]
+    return _template().render(page)
+
+
+def _tried(part: str, make: Callable[[], T], otherwise: T, notes: list[str]) -> T:
+    """A part of the page; a column that cannot be drawn does not cost a finished build its report."""
+    try:
+        return make()
+    except (pl.exceptions.PolarsError, pa.ArrowException, CurationError, OSError) as error:
+        notes.append(f"The {part} could not be drawn: {str(error).splitlines()[0]}")
+        return otherwise
+
+
+def _band(step: Step, largest: int, number: int, steps: int) -> Markup:
+    scale = (draw.WIDTH - 4) / largest
+    through = step.into - step.lost - max(0, step.aside)
+    # new rows may also go aside: then only what reaches the next step is drawn
+    made = max(0, step.out - through)
+    return draw.band(
+        min(through, step.out) * scale,
+        step.lost * scale,
+        max(0, step.aside) * scale,
+        made * scale,
+        start=number == 0,
+        end=number == steps - 1,
+    )
+
+
+def _yaml(recipe: Mapping[str, Any]) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(friendly(recipe), sort_keys=False, allow_unicode=True, width=100))
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    folder = files("curation.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["n"] = lambda value: f"{value:,}"
+    environment.filters["percent"] = lambda share: f"{share:.1%}"
+    environment.filters["bytes"] = _bytes
+    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.globals["css"] = Markup(folder.joinpath("page.css").read_text("utf-8"))  # noqa: S704 - our own file
+    return environment.from_string(folder.joinpath("page.html").read_text("utf-8"))
+
+
+def _bytes(size: int) -> str:
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"

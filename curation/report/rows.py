@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -128,7 +127,7 @@ class Rows:
                     rows = file.metadata.row_group(group).num_rows
                     if offset + rows > skip:
                         at = offset
-                        for batch in file.iter_batches(columns=names, row_groups=[group]):
+                        for batch in file.iter_batches(1024, columns=names, row_groups=[group]):
                             yield batch.select(names), at
                             at += batch.num_rows
                     offset += rows
@@ -155,14 +154,10 @@ def _matches(
 def counts(frame: pl.LazyFrame, column: str, *flags: pl.Expr) -> pl.DataFrame:
     """Rows by value of a column, as text, with the sum of each flag; memory grows with the values, not the rows."""
     found = frame.group_by(column).agg(pl.len().alias("rows"), *flags).collect(engine="streaming")
-    return found.with_columns(text_of(pl.col(column)).alias(column))
+    as_text = found.with_columns(text_of(pl.col(column)).alias(column))
+    return as_text.group_by(column).agg(pl.exclude(column).sum())  # a missing value and the text "null" are one here
 
 
 def text_of(column: pl.Expr) -> pl.Expr:
     """Value as text; NULL as ``null``."""
     return column.cast(pl.String, strict=False).fill_null("null")
-
-
-def plain(value: Any) -> Any:
-    """Value without the wrapping of a dictionary or a scalar."""
-    return value.as_py() if isinstance(value, pa.Scalar) else value

@@ -38,9 +38,7 @@ class RenameStage(Stage[Rename]):
 
     def apply(self, table: pa.Table, state: State) -> Outcome:
         """Rename."""
-        return Outcome(
-            {"": table.rename_columns([self.params.columns.get(n, n) for n in table.column_names])}
-        )
+        return Outcome({"": table.rename_columns([self.params.columns.get(n, n) for n in table.column_names])})
 
 
 STAGE = RenameStage

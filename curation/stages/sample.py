@@ -167,9 +167,7 @@ class SampleStage(FitStage[Sample]):
         rows, drawable = counts["rows"][order], counts["drawable"][order]
         wanted = np.zeros(len(counts["id"]), np.int64)
         wanted[order] = self._wanted(rows, [counts["name"][i] for i in order], counts["id"][order])
-        short = (
-            (wanted > counts["drawable"]) & ((counts["drawable"] == 0) | (not self.params.replacement))
-        )
+        short = (wanted > counts["drawable"]) & ((counts["drawable"] == 0) | (not self.params.replacement))
         if short.any():
             at = int(np.flatnonzero(short)[0])
             kind = "rows" if self.params.weight is None else "rows of weight > 0"

@@ -103,7 +103,9 @@ class SmoteStage(ArtifactStage[Smote]):
         for name in self.params.features:
             wrong = ~np.isfinite(_matrix([table.column(name)])).all(axis=1)
             for at in np.flatnonzero(wrong):
-                entry = broken.setdefault(str(ids[code[at]]), {"column": name, "rows": 0, "row": int(ids_of(table)[at])})
+                entry = broken.setdefault(
+                    str(ids[code[at]]), {"column": name, "rows": 0, "row": int(ids_of(table)[at])}
+                )
                 entry["rows"] += 1
         return {
             "id": [int(i) for i in ids],

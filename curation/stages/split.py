@@ -41,10 +41,8 @@ class SplitStage(Stage[Split]):
             known = np.asarray(values.is_valid())
             ids[known] = key_hashes(values.drop_null(), salt="split", bits=63)
         u = uniform(stream_key(self.seed, self.name, "split"), ids)
-        port = split_port(u, np.array(list(self.params.shares.values()), np.float64))
-        return Outcome(
-            {name: keep(table, port == i) for i, name in enumerate(self.params.shares)}
-        )
+        port = split_port(u, list(self.params.shares.values()))
+        return Outcome({name: keep(table, port == i) for i, name in enumerate(self.params.shares)})
 
 
 STAGE = SplitStage

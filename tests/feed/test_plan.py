@@ -278,7 +278,7 @@ def test_open__refuses_what_was_changed(tmp_path):
     with pytest.raises(FeedError, match="expected its content to match its fingerprint"):
         Plan.open(tmp_path)
     file.write_text(text.replace(ALGORITHM, "feistel8/0"))
-    with pytest.raises(FeedError, match=r"expected a plan of format 1, algorithm feistel8/1"):
+    with pytest.raises(FeedError, match=r"expected a plan of .*feistel8/1.*, got .*feistel8/0"):
         Plan.open(tmp_path)
     file.write_text("{")
     with pytest.raises(FeedError, match="expected a plan, got"):

@@ -50,9 +50,7 @@ def write(path: Path, table: pa.Table, **options: Any) -> Path:
     return path
 
 
-def run(
-    folder: Path, recipe: str, *, overrides: tuple[str, ...] = (), out: str = "out", **options: Any
-) -> BuildResult:
+def run(folder: Path, recipe: str, *, overrides: tuple[str, ...] = (), out: str = "out", **options: Any) -> BuildResult:
     """Build ``recipe`` (text) in ``folder``; serially unless said otherwise."""
     path = folder / "recipe.yaml"
     path.write_text(recipe, "utf-8")

@@ -1,0 +1,290 @@
+"""Bad data: one clear message that names the place and the mend, or set aside and counted; nothing half done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curation.errors import BuildError, CurationError, RecipeError
+from curation.io.manifest import read_manifest
+from tests.flow.helpers import digest_tree, people, read, run, write
+
+PLAIN = """
+recipe: 1
+name: plain
+seed: 1
+inputs: {a: {path: data%s}}
+output: {path: out}
+"""
+QUARANTINE = PLAIN % ", on_bad_rows: quarantine, max_bad: 0.6"
+SMOTE = """
+recipe: 1
+name: smote
+seed: 1
+inputs: {a: {path: data}}
+stages: [{use: smote, label: lang, features: [x], k: %d}]
+output: {path: out}
+"""
+
+
+def account(root: Path):
+    found = read_manifest(root).content["inputs"]["a"]
+    assert found["read"] == found["kept"] + found["dropped"] + found["not_selected"] + found["quarantined"]
+    return found
+
+
+def flip_page(path: Path, group: int) -> None:
+    """Overwrite the data of one row group so that it cannot be decompressed."""
+    column = pq.read_metadata(path).row_group(group).column(2)
+    start = column.dictionary_page_offset or column.data_page_offset
+    raw = bytearray(path.read_bytes())
+    raw[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(raw)
+
+
+def test_truncated_parquet__names_the_file(tmp_path):
+    path = write(tmp_path / "data/a.parquet", people(50))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(RecipeError, match=r"a\.parquet: not a readable Parquet file.*\n.*hint: mend or remove"):
+        run(tmp_path, PLAIN % "")
+
+
+def test_truncated_parquet__is_set_aside_whole(tmp_path):
+    write(tmp_path / "data/a.parquet", people(50))
+    broken = write(tmp_path / "data/b.parquet", people(50, start=50))
+    broken.write_bytes(broken.read_bytes()[:-20])
+    run(tmp_path, QUARANTINE)
+    assert account(tmp_path / "out")["unreadable_files"][0]["path"] == "b.parquet"
+    folder = next((tmp_path / "out/quarantine").iterdir())
+    line = json.loads((folder / "rows.jsonl").read_text())
+    assert (folder / line["raw"]).read_bytes() == broken.read_bytes()
+
+
+def test_truncated_arrow__names_the_file(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pa.ipc.new_file(str(tmp_path / "data/a.arrow"), people(5).schema) as writer:
+        writer.write_table(people(50))
+    raw = (tmp_path / "data/a.arrow").read_bytes()
+    (tmp_path / "data/a.arrow").write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(RecipeError, match=r"a\.arrow: not a readable Arrow IPC file"):
+        run(tmp_path, PLAIN % "")
+
+
+def test_corrupt_row_group__names_file_and_rows(tmp_path):
+    path = write(tmp_path / "data/a.parquet", people(100), row_group_size=25, compression="zstd")
+    flip_page(path, 2)
+    with pytest.raises(BuildError, match=r"a\.parquet, rows 50 to 74: cannot be decoded"):
+        run(tmp_path, PLAIN % "")
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_corrupt_row_group__is_set_aside_and_all_others_kept(tmp_path):
+    path = write(tmp_path / "data/a.parquet", people(100), row_group_size=25, compression="zstd")
+    flip_page(path, 2)
+    run(tmp_path, QUARANTINE)
+    assert account(tmp_path / "out")["quarantined"] == 25
+    assert read(tmp_path / "out").column("id").to_pylist() == [*range(50), *range(75, 100)]
+    folder = next((tmp_path / "out/quarantine").iterdir())
+    line = json.loads((folder / "rows.jsonl").read_text())
+    assert (line["start"], line["stop"]) == (50, 75)
+    assert len((folder / line["raw"]).read_bytes()) == line["length"] > 0
+
+
+def test_too_many_bad_rows__end_the_build(tmp_path):
+    path = write(tmp_path / "data/a.parquet", people(100), row_group_size=25, compression="zstd")
+    flip_page(path, 0)
+    with pytest.raises(BuildError, match=r"25 of 100 rows .* are bad, max_bad is 0\.001"):
+        run(tmp_path, PLAIN % ", on_bad_rows: quarantine")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_smote__names_column_and_row_of_a_feature_that_is_no_number(tmp_path, value):
+    table = people(80)
+    x = table.column("x").to_pylist()
+    x[6] = value if value is None else [0.0, value, 0.0, 0.0]
+    write(tmp_path / "data/a.parquet", table.set_column(5, "x", pa.array(x, pa.list_(pa.float32(), 4))))
+    with pytest.raises(BuildError, match=r"column 'x': 1 of the 10 rows of class 'is' hold NaN, infinity or NULL"):
+        run(tmp_path, SMOTE % 3)
+
+
+def test_smote__refuses_a_class_that_is_too_small(tmp_path):
+    write(tmp_path / "data/a.parquet", people(17))
+    with pytest.raises(BuildError, match=r"column 'lang': class 'fr': expected >= 6 rows for k=5, .* got 4"):
+        run(tmp_path, SMOTE % 5)
+
+
+def test_smote__refuses_text_and_integers(tmp_path):
+    write(tmp_path / "data/a.parquet", people(17))
+    with pytest.raises(
+        RecipeError, match=r"column 'text' is string, which cannot be interpolated\n  hint: interpolate an"
+    ):
+        run(tmp_path, (SMOTE % 5).replace("[x]", "[text]"))
+    with pytest.raises(RecipeError, match="'id' is int64, which cannot be interpolated\n  hint: .*cast"):
+        run(tmp_path, (SMOTE % 5).replace("[x]", "[id]"))
+
+
+def test_wrong_type__in_one_file_of_many_is_found_before_any_pass(tmp_path):
+    for i in range(5):
+        table = people(10, start=10 * i)
+        write(tmp_path / f"data/{i}.parquet", table if i != 3 else table.set_column(3, "score", [["x"] * 10]))
+    with pytest.raises(
+        RecipeError, match=r"data/3\.parquet: column 'score' is string, not double, unlike .*0\.parquet"
+    ):
+        run(tmp_path, PLAIN % "")
+
+
+def test_equal_keys__are_named_with_both_places(tmp_path):
+    write(tmp_path / "data/a.parquet", people(50))
+    write(tmp_path / "data/b.parquet", people(50, start=45))
+    with pytest.raises(
+        BuildError, match=r"key id = 45 stands in .*a\.parquet, row 45, and again in .*b\.parquet, row 0"
+    ):
+        run(tmp_path, PLAIN % ", key: id")
+
+
+def test_equal_keys__are_set_aside_but_for_the_first(tmp_path):
+    write(tmp_path / "data/a.parquet", people(50))
+    write(tmp_path / "data/b.parquet", people(50, start=45))
+    run(tmp_path, QUARANTINE.replace("path: data", "path: data, key: id"))
+    assert account(tmp_path / "out")["quarantined"] == 5
+    assert sorted(read(tmp_path / "out").column("id").to_pylist()) == list(range(95))
+    folder = next((tmp_path / "out/quarantine").iterdir())
+    lines = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    assert [pa.ipc.open_file(folder / x["rows"]).read_all().column("id").to_pylist() for x in lines] == [
+        [i] for i in range(45, 50)
+    ]
+
+
+def test_null_key__is_named(tmp_path):
+    table = people(20).set_column(0, "id", pa.array([None if i == 7 else i for i in range(20)], pa.int64()))
+    write(tmp_path / "data/a.parquet", table)
+    with pytest.raises(BuildError, match=r"a\.parquet, row 7: the key column 'id' is NULL"):
+        run(tmp_path, PLAIN % ", key: id")
+
+
+def test_keys__that_only_hash_alike_stay_two_rows(tmp_path, monkeypatch):
+    from curation import hashing
+    from curation.flow import evaluate, jobs
+
+    def weak(values: pa.ChunkedArray, *, salt: str, bits: int = 63) -> np.ndarray:
+        strong = hashing.key_hashes(values, salt=salt, bits=bits)
+        return strong if salt.endswith("again") else strong % np.uint64(50)
+
+    monkeypatch.setattr(evaluate, "key_hashes", weak)
+    monkeypatch.setattr(jobs, "key_hashes", weak)
+    write(tmp_path / "data/a.parquet", people(100))
+    run(tmp_path, PLAIN % ", key: id")
+    out = read(tmp_path / "out")
+    assert sorted(out.column("id").to_pylist()) == list(range(100))
+    assert len(set(out.column("_row_id").to_pylist())) == 100
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_tiny_tables__go_through(tmp_path, rows):
+    write(tmp_path / "data/a.parquet", people(rows))
+    run(tmp_path, PLAIN % ", key: id" + "feed: {batch_size: 4, epochs: 2}\n")
+    assert read(tmp_path / "out").num_rows == rows
+    assert account(tmp_path / "out")["read"] == rows
+
+
+def test_everything_dropped__is_a_result_too(tmp_path):
+    write(tmp_path / "data/a.parquet", people(30))
+    recipe = (PLAIN % "").replace("output:", "stages: [{use: filter, where: 'id < 0'}]\noutput:")
+    run(tmp_path, recipe)
+    assert account(tmp_path / "out")["dropped"] == 30
+    assert read(tmp_path / "out").schema.names == [*people(1).column_names, "_row_id"]
+
+
+def test_column_of_nulls__goes_through(tmp_path):
+    table = people(30).append_column("nothing", pa.nulls(30)).append_column("none", pa.nulls(30, pa.float64()))
+    write(tmp_path / "data/a.parquet", table)
+    run(tmp_path, (PLAIN % "") + "expect: [{max_null: 1, columns: [nothing, none]}]\n")
+    assert read(tmp_path / "out").column("none").null_count == 30
+
+
+def test_null_condition__has_its_own_reason(tmp_path):
+    write(tmp_path / "data/a.parquet", people(70))
+    run(tmp_path, (PLAIN % "").replace("output:", "stages: [{use: filter, where: 'score > 0'}]\noutput:"))
+    dropped = read_manifest(tmp_path / "out").content["stages"]["filter"]["dropped"]
+    assert dropped["null condition"] == 10
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (PLAIN.replace("data%s", "nowhere"), "nowhere: no such file or folder"),
+        (PLAIN.replace("data%s", "'data/*.pq'"), r"data/\*\.pq: no file matches"),
+        (PLAIN % ", key: idd", r"inputs\.a\.key: no column 'idd'\n  hint: did you mean 'id'\?"),
+        (PLAIN % ", columns: [id, txt]", r"no column 'txt'\n  hint: did you mean 'text'\?"),
+        (PLAIN % ", where: 'scor > 1'", "no column 'scor'"),
+    ],
+)
+def test_wrong_names__are_found_before_any_pass(tmp_path, recipe, message):
+    write(tmp_path / "data/a.parquet", people(5))
+    with pytest.raises(RecipeError, match=message):
+        run(tmp_path, recipe)
+    assert not (tmp_path / "out").exists()
+
+
+def test_full_disk__says_so_and_goes_on_when_there_is_room(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no permission to mount a small file system")
+    try:
+        write(tmp_path / "data/a.parquet", people(60_000))
+        recipe = (PLAIN % "").replace("path: out", f"path: {small}/out")
+        with pytest.raises(CurationError, match="disk is full; free space|free, up to"):
+            run(tmp_path, recipe)
+        assert not (small / "out/manifest.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=50m", str(small)], check=True)
+        run(tmp_path, recipe)
+        assert read(small / "out").num_rows == 60_000
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_output__that_cannot_be_written_says_so(tmp_path):
+    write(tmp_path / "data/a.parquet", people(5))
+    fixed = tmp_path / "fixed"
+    fixed.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(fixed)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no permission to mount a read-only file system")
+    try:
+        with pytest.raises(BuildError, match="read-only"):
+            run(tmp_path, (PLAIN % "").replace("path: out", f"path: {fixed}/out"))
+    finally:
+        subprocess.run(["umount", str(fixed)], check=True)
+
+
+def test_output__inside_an_input_is_refused(tmp_path):
+    write(tmp_path / "data/a.parquet", people(5))
+    with pytest.raises(RecipeError, match="output.path"):
+        run(tmp_path, (PLAIN % "").replace("path: out", "path: data/out"))
+
+
+def test_many_tiny_files__go_through(tmp_path):
+    for i in range(1000):
+        write(tmp_path / f"data/{i // 100}/{i}.parquet", people(3, start=3 * i))
+    run(tmp_path, PLAIN % ", key: id", executor="threads")
+    assert sorted(read(tmp_path / "out").column("id").to_pylist()) == list(range(3000))
+
+
+def test_own_output__read_as_input_keeps_its_ids(tmp_path):
+    write(tmp_path / "data/a.parquet", people(40))
+    run(tmp_path, PLAIN % "")
+    first = read(tmp_path / "out")
+    before = digest_tree(tmp_path / "out")
+    run(
+        tmp_path, (PLAIN % "").replace("path: data", "path: out").replace("path: out}\n", "path: again}\n"), out="again"
+    )
+    assert read(tmp_path / "again").sort_by("id").equals(first.sort_by("id"))
+    assert digest_tree(tmp_path / "out") == before
