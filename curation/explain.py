@@ -30,6 +30,7 @@ from curation.types import (
     ROW_BITS,
     ROW_ID,
     SYNTHETIC,
+    Ids,
     ids_of,
     with_own,
 )
@@ -69,7 +70,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Parents:
-    """The two rows that a synthetic row lies between: ``a + mix · (b − a)``."""
+    """The two rows that a synthetic row lies between: ``a + mix · (b - a)``."""
 
     stage: str
     a: int
@@ -258,9 +259,7 @@ class _Inquiry:
             sizes = {each["path"]: each["bytes"] for each in account["files"]}
             files = refs.get(name, [])
             if len(files) < len(sizes):
-                self.notes.append(
-                    f"input '{name}': {len(sizes) - len(files)} of {len(sizes)} files were not found"
-                )
+                self.notes.append(f"input '{name}': {len(sizes) - len(files)} of {len(sizes)} files were not found")
             chunks: list[Chunk] = []
             schema: pa.Schema | None = None
             for file in files:
@@ -284,9 +283,7 @@ class _Inquiry:
         for chunk, table in self._read(source, chunks, column):
             frame = _frame(table, column)
             for row in frame.select(_equals(frame.schema[column], column, value)).to_series().arg_true():
-                yield _Seen(
-                    int(ids_of(table)[row]), Origin(source.name, chunk.file.relative, chunk.start + row)
-                )
+                yield _Seen(int(ids_of(table)[row]), Origin(source.name, chunk.file.relative, chunk.start + row))
 
     def _read(self, source: Source, chunks: list[Chunk], column: str) -> Iterator[tuple[Chunk, pa.Table]]:
         reader = ChunkReader()
@@ -319,9 +316,7 @@ class _Inquiry:
             for row in found.iter_rows(named=True):
                 dropped[row["row_id"]].append(Dropped(row["stage"], row["reason"], row["copy"]))
         parents = {i: self._parents(kept[i]) for i in ids}
-        needed = {i for i in ids if i not in seen} | {
-            p for each in parents.values() if each for p in (each.a, each.b)
-        }
+        needed = {i for i in ids if i not in seen} | {p for each in parents.values() if each for p in (each.a, each.b)}
         origins = {**self._origins(needed), **seen}
         return [self._fate(i, kept[i], dropped[i], parents[i], origins) for i in ids]
 
@@ -367,30 +362,32 @@ class _Inquiry:
         )
 
     def _origins(self, ids: set[int]) -> dict[int, Origin]:
-        """Input rows of row ids: read off the id where rows are named by place, else searched by key."""
-        found: dict[int, Origin] = {}
+        """Input rows of row ids: read off the id where rows are named by place, else searched for."""
         wanted = {i for i in ids if i < int(SYNTHETIC)}
-        if not wanted:
-            return found
-        inputs = self.manifest.content["recipe"]["inputs"]
+        found = self._by_place(wanted)
+        left = np.array(sorted(wanted - found.keys()), np.uint64)
+        return found | self._by_search(left) if left.size else found
+
+    def _by_place(self, ids: set[int]) -> dict[int, Origin]:
+        found: dict[int, Origin] = {}
         for name, account in self.manifest.content["inputs"].items():
-            if inputs[name].get("key") is not None:
+            if self.manifest.content["recipe"]["inputs"][name].get("key") is not None:
                 continue
             files = {path_bits(name, each["path"]): each["path"] for each in account["files"]}
-            for row_id in wanted:
-                file = files.get(row_id >> ROW_BITS)
-                if file is not None:
+            for row_id in ids:
+                if (file := files.get(row_id >> ROW_BITS)) is not None:
                     found[row_id] = Origin(name, file, row_id & ((1 << ROW_BITS) - 1))
-        left = np.array(sorted(wanted - found.keys()), np.uint64)
-        if left.size:
-            for source, chunks in self._sources():
-                if source.key_column is None and not source.has_ids:
-                    continue
-                for chunk, table in self._read(source, chunks, source.key_column or ROW_ID):
-                    ids_here = ids_of(table)
-                    for row in np.flatnonzero(np.isin(ids_here, left)).tolist():
-                        place = Origin(source.name, chunk.file.relative, chunk.start + row)
-                        found.setdefault(int(ids_here[row]), place)
+        return found
+
+    def _by_search(self, ids: Ids) -> dict[int, Origin]:
+        found: dict[int, Origin] = {}
+        for source, chunks in self._sources():
+            if source.key_column is None and not source.has_ids:
+                continue
+            for chunk, table in self._read(source, chunks, source.key_column or ROW_ID):
+                here = ids_of(table)
+                for row in np.flatnonzero(np.isin(here, ids)).tolist():
+                    found.setdefault(int(here[row]), Origin(source.name, chunk.file.relative, chunk.start + row))
         return found
 
     # Rows set aside

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -166,6 +167,7 @@ class RowExpression:
     _expression: pl.Expr = field(repr=False, compare=False)
 
     @classmethod
+    @lru_cache(maxsize=256)
     def parse(cls, text: str) -> RowExpression:
         """Parse SQL and refuse whatever is not row-wise.
 
@@ -230,8 +232,8 @@ class RowExpression:
             return self.evaluate(_ONE_ROW)[:0]
         data = pa.table([_polars_ready(table[name]) for name in self.columns], names=list(self.columns))
         try:
-            height = {"": pl.repeat(0, len(table), eager=True)}  # a constant is repeated for every row
-            frame = pl.DataFrame(data if self.columns else height)
+            # Without columns the frame still needs a height, so that a constant is repeated for every row.
+            frame = pl.DataFrame(data if self.columns else {"": pl.repeat(0, len(table), eager=True)})
             result = frame.with_columns(self._expression.alias(_RESULT)).select(_RESULT).to_arrow()
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException) as error:
             raise ExpressionError(_one_line(error)) from None

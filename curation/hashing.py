@@ -93,9 +93,7 @@ def fingerprint(hashes: Words) -> int:
         0 .. 2^128 - 1; 0 for no rows.
     """
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
-    parts = (
-        int((lane & low).sum()) + (int((lane >> half).sum()) << 32) for lane in (hashes[:, 0], hashes[:, 1])
-    )
+    parts = (int((lane & low).sum()) + (int((lane >> half).sum()) << 32) for lane in (hashes[:, 0], hashes[:, 1]))
     return combine(*(part << (64 * lane) for lane, part in enumerate(parts)))
 
 
@@ -253,9 +251,7 @@ def _hash_lists(
 
 
 @njit()
-def _fold_nulls(
-    valid: NDArray[np.bool_], starts: NDArray[np.int64], sizes: NDArray[np.int64], out: Words
-) -> None:
+def _fold_nulls(valid: NDArray[np.bool_], starts: NDArray[np.int64], sizes: NDArray[np.int64], out: Words) -> None:
     # Only rows that hold a null change, so that a row's hash does not depend on its neighbours.
     for i in range(starts.shape[0]):
         for e in range(sizes[i]):
@@ -281,9 +277,7 @@ def _elements(array: pa.Array, where: str) -> Words:
             if array.null_count:
                 lanes[~_valid(array)] = _NULL
             return lanes
-    raise TypeError(
-        f"column {where!r}: expected a type that can be hashed, got {kind}; cast or leave the column out"
-    )
+    raise TypeError(f"column {where!r}: expected a type that can be hashed, got {kind}; cast or leave the column out")
 
 
 def _key_elements(array: pa.Array, where: str) -> Words:
@@ -334,9 +328,7 @@ def _indices(array: pa.DictionaryArray) -> tuple[NDArray[np.int64], NDArray[np.b
 
 def _runs(array: pa.RunEndEncodedArray) -> NDArray[np.int64]:
     ends = np.asarray(array.run_ends)
-    return np.searchsorted(ends, np.arange(array.offset, array.offset + len(array)), side="right").astype(
-        np.int64
-    )
+    return np.searchsorted(ends, np.arange(array.offset, array.offset + len(array)), side="right").astype(np.int64)
 
 
 def _valid(array: pa.Array) -> NDArray[np.bool_]:
@@ -408,9 +400,7 @@ def _raw(array: pa.Array) -> NDArray[np.uint8]:
         return np.zeros((n, width), np.uint8)
     data = np.frombuffer(buffer, np.uint8)
     if pt.is_boolean(array.type):
-        return np.unpackbits(data[start // 8 : (start + n + 7) // 8], bitorder="little")[start % 8 :][
-            :n, None
-        ]
+        return np.unpackbits(data[start // 8 : (start + n + 7) // 8], bitorder="little")[start % 8 :][:n, None]
     return data[start * width : (start + n) * width].reshape(n, width)
 
 

@@ -154,17 +154,13 @@ def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[
     known answers of Random123.
     """
     if counter.ndim != 2 or counter.shape[1] != 4 or key.shape != (2,):
-        raise ValueError(
-            f"counter, key: expected shapes (n, 4), (2,), got {counter.shape}, {key.shape}; reshape them"
-        )
+        raise ValueError(f"counter, key: expected shapes (n, 4), (2,), got {counter.shape}, {key.shape}; reshape them")
     out = np.empty(counter.shape, np.uint32)
     _philox_rows(np.ascontiguousarray(counter, np.uint32), np.ascontiguousarray(key, np.uint32), out)
     return out
 
 
-def random_bits(
-    key: np.uint64, row_id: ArrayLike, *, stream: ArrayLike = 0, word: int = 0
-) -> NDArray[np.uint64]:
+def random_bits(key: np.uint64, row_id: ArrayLike, *, stream: ArrayLike = 0, word: int = 0) -> NDArray[np.uint64]:
     """64 random bits per row, a pure function of (key, row id, stream, word).
 
     Parameters
@@ -205,9 +201,7 @@ def random_bits(
     return out
 
 
-def uniform(
-    key: np.uint64, row_id: ArrayLike, *, stream: ArrayLike = 0, word: int = 0
-) -> NDArray[np.float64]:
+def uniform(key: np.uint64, row_id: ArrayLike, *, stream: ArrayLike = 0, word: int = 0) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), one per row: the top 53 of the :func:`random_bits` over 2^53.
 
     Parameters

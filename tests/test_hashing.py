@@ -49,9 +49,7 @@ ARRAYS = {
     "map": pa.array([[("k", 1)], None, [("k", None)], [("k", 1)]], pa.map_(pa.string(), pa.int64())),
     "dictionary": pa.array(["a", None, "b", "a"]).dictionary_encode(),
     "run ends": pa.RunEndEncodedArray.from_arrays([1, 2, 3, 4], pa.array(["a", None, "b", "a"])),
-    "list of dictionary": pa.ListArray.from_arrays(
-        [0, 1, 2, 3, 4], pa.array([1, None, 2, 1]).dictionary_encode()
-    ),
+    "list of dictionary": pa.ListArray.from_arrays([0, 1, 2, 3, 4], pa.array([1, None, 2, 1]).dictionary_encode()),
     "extension": pa.array([b"a" * 16, None, b"b" * 16, b"a" * 16], pa.uuid()),
 }
 ALL = ARRAYS | {"union": UNION}
@@ -312,9 +310,7 @@ def test_keys__agree_across_layouts():
 
 
 def test_keys__of_floats_agree_in_width_and_zero():
-    wide, narrow = (
-        key_hashes(pa.array([0.0, -0.0, 1.5], kind), salt="s") for kind in (pa.float64(), pa.float32())
-    )
+    wide, narrow = (key_hashes(pa.array([0.0, -0.0, 1.5], kind), salt="s") for kind in (pa.float64(), pa.float32()))
     np.testing.assert_array_equal(wide, narrow)
     assert wide[0] == wide[1] != wide[2]
 
@@ -330,9 +326,7 @@ def test_keys__salt_and_bits():
     )
 
 
-@pytest.mark.parametrize(
-    "keys", [pa.array([1, 2, None]), pa.array(["a", "b", None]).dictionary_encode(), pa.nulls(3)]
-)
+@pytest.mark.parametrize("keys", [pa.array([1, 2, None]), pa.array(["a", "b", None]).dictionary_encode(), pa.nulls(3)])
 def test_keys__refuse_nulls(keys):
     with pytest.raises(ValueError, match=r"keys\[[02]\]: expected a value, got null"):
         key_hashes(keys, salt="s")

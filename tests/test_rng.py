@@ -48,12 +48,8 @@ def test_random_bits__are_the_block_of_their_counter(key, row_id, stream, word):
 def test_scalar_kernels__agree_with_the_vectorised_call():
     ids = np.array([0, 5, 2**40 + 3, 2**64 - 1], np.uint64)
     three, two = np.uint64(3), np.uint64(2)
-    np.testing.assert_array_equal(
-        [bits_at(KEY, i, three, two) for i in ids], random_bits(KEY, ids, stream=3, word=2)
-    )
-    np.testing.assert_array_equal(
-        [uniform_at(KEY, i, three, two) for i in ids], uniform(KEY, ids, stream=3, word=2)
-    )
+    np.testing.assert_array_equal([bits_at(KEY, i, three, two) for i in ids], random_bits(KEY, ids, stream=3, word=2))
+    np.testing.assert_array_equal([uniform_at(KEY, i, three, two) for i in ids], uniform(KEY, ids, stream=3, word=2))
 
 
 @settings(deadline=None)
@@ -72,9 +68,7 @@ def test_stream__scalar_equals_array():
 
 def test_stream_key__is_the_documented_digest():
     data = b"curation/1\0" + (7).to_bytes(8, "little") + b"\0rare\0draws"
-    assert int(stream_key(7, "rare", "draws")) == int.from_bytes(
-        blake2b(data, digest_size=8).digest(), "little"
-    )
+    assert int(stream_key(7, "rare", "draws")) == int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
     assert isinstance(stream_key(7, "rare", "draws"), np.uint64)
 
 

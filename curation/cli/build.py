@@ -9,9 +9,19 @@ import click
 
 from curation.cli import options
 from curation.cli.session import Session, count, duration, shown
+from curation.cli.verb import Exampled
 
 
-@click.command("build", short_help="Build the result of a recipe.")
+@click.command(
+    "build",
+    cls=Exampled,
+    short_help="Build the result of a recipe.",
+    examples=(
+        "curate build recipe.yaml",
+        "curate build recipe.yaml --workers 8 --memory 4GB --set stages.rare.k=7",
+        "curate build recipe.yaml --sample 0.01 --out /tmp/look",
+    ),
+)
 @options.recipe_argument
 @options.worker_options
 @options.place_options
@@ -21,17 +31,11 @@ from curation.cli.session import Session, count, duration, shown
 @click.option("--verify-inputs", is_flag=True, help="Recognise input files by all their bytes.")
 @click.option("--json", "as_json", is_flag=True, help="Write progress and result as JSON lines.")
 @click.pass_obj
-def command(session: Session, recipe: str, out: str | None, as_json: bool, **given: Any) -> None:
+def command(session: Session, /, recipe: str, out: str | None, as_json: bool, **given: Any) -> None:
     """Build the result of RECIPE.
 
     Can be run again at any time: what is finished is not done twice, and a build that stands there already is left
     as it is. A build that fails leaves the old result as it was.
-
-    \b
-    Example:
-      curate build recipe.yaml
-      curate build recipe.yaml --workers 8 --memory 4GB --set stages.rare.k=7
-      curate build recipe.yaml --sample 0.01 --out /tmp/look
     """
     if given["workers"] is not None and given["scheduler"] is not None:
         raise click.UsageError("--workers starts processes, --scheduler uses running ones; give one of them")

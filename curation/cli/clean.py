@@ -10,10 +10,19 @@ import click
 
 from curation.cli.inspect import folder_size, work_of
 from curation.cli.session import shown, size
+from curation.cli.verb import Exampled
 from curation.errors import CurationError
 
 
-@click.command("clean", short_help="Remove the intermediates of a build.")
+@click.command(
+    "clean",
+    cls=Exampled,
+    short_help="Remove the intermediates of a build.",
+    examples=(
+        "curate clean build/digits --dry-run",
+        "curate clean recipe.yaml",
+    ),
+)
 @click.argument("target", metavar="OUT|RECIPE", type=click.Path())
 @click.option("--work", type=click.Path(), metavar="DIR", help="The work directory, if the build named one.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
@@ -21,11 +30,6 @@ def command(target: str, work: str | None, dry_run: bool) -> None:
     """Remove the work directory of the build in OUT, or of RECIPE; the result itself stays.
 
     The next build after a change of the recipe then starts from the inputs again.
-
-    \b
-    Example:
-      curate clean build/digits --dry-run
-      curate clean recipe.yaml
     """
     outputs, found = _places(Path(target))
     folder = Path(work) if work is not None else found

@@ -9,6 +9,7 @@ import click
 
 from curation.cli import options
 from curation.cli.session import count
+from curation.cli.verb import Exampled
 
 if TYPE_CHECKING:
     from curation.explain import Fate, Origin
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
 VALUE_CHARS = 60
 
 
-@click.command("explain", short_help="Say what became of a row.")
+@click.command(
+    "explain",
+    cls=Exampled,
+    short_help="Say what became of a row.",
+    examples=(
+        "curate explain build/digits 1234567",
+        "curate explain build/digits id=17",
+    ),
+)
 @options.output_argument
 @click.argument("row")
 def command(out: str, row: str) -> None:
@@ -24,11 +33,6 @@ def command(out: str, row: str) -> None:
 
     A row is kept (in which shard, how often), dropped (by which stage, why), quarantined, not selected by the input's
     own condition, or was never seen. A synthetic row names its two parents.
-
-    \b
-    Example:
-      curate explain build/digits 1234567
-      curate explain build/digits id=17
     """
     from curation.explain import explain
     from curation.io.manifest import read_manifest
@@ -52,16 +56,14 @@ def _show(fate: Fate) -> None:
         click.echo(f"  source: {_place(fate.origin)}")
     if fate.parents is not None:
         each = fate.parents
-        click.echo(f"  made by stage '{each.stage}': a + {each.mix:.6g} · (b − a)")
+        click.echo(f"  made by stage '{each.stage}': a + {each.mix:.6g} · (b - a)")
         for letter, parent, origin in (("a", each.a, each.origin_a), ("b", each.b, each.origin_b)):
             click.echo(f"    {letter}: row {parent}" + (f", {_place(origin)}" if origin else ""))
     for kept in fate.kept:
         copy = kept.values.get("_copy")
         number = f", copy {copy}" if copy is not None and len(fate.kept) > 1 else ""
         place = kept.place
-        click.echo(
-            f"  in output '{kept.output}': {place.shard}, row {place.row} (position {place.position:,}){number}"
-        )
+        click.echo(f"  in output '{kept.output}': {place.shard}, row {place.row} (position {place.position:,}){number}")
     for drop in fate.dropped:
         number = f" (copy {drop.copy})" if len(fate.dropped) > 1 else ""
         click.echo(f"  dropped by stage '{drop.stage}': {drop.reason}{number}")

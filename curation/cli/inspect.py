@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from curation.cli import options
 from curation.cli.session import count, duration, shown, size, table
+from curation.cli.verb import Exampled
+
+if TYPE_CHECKING:
+    from curation.io.manifest import Manifest
 
 
-@click.command("inspect", short_help="Show what a finished build holds.")
+@click.command(
+    "inspect", cls=Exampled, short_help="Show what a finished build holds.", examples=("curate inspect build/digits",)
+)
 @options.output_argument
 def command(out: str) -> None:
-    """Show rows, shards, groups, balance and versions of the build in OUT.
-
-    \b
-    Example:
-      curate inspect build/digits
-    """
+    """Show rows, shards, groups, balance and versions of the build in OUT."""
     from curation.io.manifest import read_manifest
 
     manifest = read_manifest(Path(out))
@@ -36,7 +37,7 @@ def command(out: str) -> None:
         click.secho("some shards are missing or cut short; build again", fg="red", err=True)
 
 
-def _facts(manifest: Any) -> dict[str, str]:
+def _facts(manifest: Manifest) -> dict[str, str]:
     content, shards = manifest.content, manifest.shards
     facts = {
         "rows": f"{manifest.rows:,}",
@@ -58,11 +59,13 @@ def _facts(manifest: Any) -> dict[str, str]:
     work = work_of(manifest)
     if work is not None:
         facts["work"] = f"{shown(work)} ({size(folder_size(work))}); free it with `curate clean`"
-    facts["report"] = shown(manifest.path("report")) if manifest.path("report") else ""
+    report = manifest.path("report")
+    if report is not None:
+        facts["report"] = shown(report)
     return facts
 
 
-def _run(manifest: Any) -> dict[str, Any]:
+def _run(manifest: Manifest) -> dict[str, Any]:
     import json
 
     path = manifest.path("run")
@@ -70,7 +73,7 @@ def _run(manifest: Any) -> dict[str, Any]:
     return found
 
 
-def work_of(manifest: Any) -> Path | None:
+def work_of(manifest: Manifest) -> Path | None:
     """Work directory of a build, if it can be found: as the run noted it, else beside the first output."""
     from curation.explain import candidates
 

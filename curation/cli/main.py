@@ -13,6 +13,7 @@ import click
 
 from curation import __version__
 from curation.cli.session import Session
+from curation.cli.verb import Exampled
 from curation.errors import CurationError
 
 VERBS = ("build", "validate", "plan", "inspect", "explain", "report", "clean", "methods", "schema")
@@ -21,7 +22,7 @@ INTERRUPTED = 130
 OUR_FAULT = "this is a fault of curation, not of your recipe or data; please report it with the lines above"
 
 
-class Cli(click.Group):
+class Cli(Exampled, click.Group):
     """Loads a verb's module only when it is asked for, and is the one place that catches errors."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -81,20 +82,18 @@ def _interrupt(*_: Any) -> NoReturn:
 
 @click.group(
     cls=Cli,
+    examples=(
+        "curate validate recipe.yaml",
+        "curate build recipe.yaml",
+        "curate report build/digits",
+    ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done · 1 failed · 2 bad recipe or usage · 3 refused (memory, disk) · "
     "4 output held by another build · 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="curate")
 def cli() -> None:
-    """Build training sets from a recipe: the same bytes every time, and a reason for every row left out.
-
-    \b
-    Example:
-      curate validate recipe.yaml
-      curate build recipe.yaml
-      curate report build/digits
-    """
+    """Build training sets from a recipe: the same bytes every time, and a reason for every row left out."""
 
 
 def main() -> None:

@@ -7,19 +7,22 @@ import sys
 import click
 
 from curation.cli.session import table
+from curation.cli.verb import Exampled
 from curation.errors import RecipeError
 
 
-@click.command("methods", short_help="List the methods, or show the card of one.")
+@click.command(
+    "methods",
+    cls=Exampled,
+    short_help="List the methods, or show the card of one.",
+    examples=(
+        "curate methods",
+        "curate methods smote",
+    ),
+)
 @click.argument("name", required=False)
 def command(name: str | None) -> None:
-    """List the methods that a recipe can use, or show the card of NAME with its options.
-
-    \b
-    Example:
-      curate methods
-      curate methods smote
-    """
+    """List the methods that a recipe can use, or show the card of NAME with its options."""
     if name is None:
         _list()
     else:

@@ -10,7 +10,7 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """A number of bytes, such as 4GB."""
 
     name = "size"
@@ -71,9 +71,7 @@ def worker_options(command: F) -> F:
     command = click.option(
         "--memory", type=Size(), help="Memory of a worker, e.g. 4GB [80 % of what is free, shared]."
     )(command)
-    command = click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler, tcp://host:8786.")(
-        command
-    )
+    command = click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler, tcp://host:8786.")(command)
     return click.option(
         "--workers", type=click.IntRange(min=1), metavar="N", help="Start N processes [threads for small inputs]."
     )(command)

@@ -8,6 +8,7 @@ import click
 
 from curation.cli import options
 from curation.cli.session import count, shown, size, table
+from curation.cli.verb import Exampled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
     from curation.flow.bind import Bound
 
 
-@click.command("plan", short_help="Show what a build would need.")
+@click.command(
+    "plan",
+    cls=Exampled,
+    short_help="Show what a build would need.",
+    examples=("curate plan recipe.yaml --workers 4 --memory 2GB",),
+)
 @options.recipe_argument
 @options.worker_options
 @options.place_options
@@ -25,10 +31,6 @@ def command(recipe: str, overrides: tuple[str, ...], out: str | None, **given: A
     """Show the passes of a build of RECIPE with upper bounds of rows, jobs, memory and disk; compute nothing.
 
     Ends with exit code 3 if the build would be refused.
-
-    \b
-    Example:
-      curate plan recipe.yaml --workers 4 --memory 2GB
     """
     from pathlib import Path
 
@@ -57,9 +59,7 @@ def command(recipe: str, overrides: tuple[str, ...], out: str | None, **given: A
     refuse(lines, memory=memory, sharing=sharing, out=targets[0], work=folder)
 
 
-def _surroundings(
-    bound: Bound, workers: int | None, scheduler: str | None, memory: int | None
-) -> tuple[str, int, int]:
+def _surroundings(bound: Bound, workers: int | None, scheduler: str | None, memory: int | None) -> tuple[str, int, int]:
     """Who would do the work, how many tasks share a process, and the memory of one."""
     import os
 

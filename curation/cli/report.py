@@ -8,19 +8,20 @@ import click
 
 from curation.cli import options
 from curation.cli.session import shown
+from curation.cli.verb import Exampled
 from curation.errors import CurationError
 
 
-@click.command("report", short_help="Write the page about a finished build anew.")
+@click.command(
+    "report",
+    cls=Exampled,
+    short_help="Write the page about a finished build anew.",
+    examples=("curate report build/digits --open",),
+)
 @options.output_argument
 @click.option("--open", "open_it", is_flag=True, help="Show it in the browser.")
 def command(out: str, open_it: bool) -> None:
-    """Write the page about the build in OUT anew and print its path.
-
-    \b
-    Example:
-      curate report build/digits --open
-    """
+    """Write the page about the build in OUT anew and print its path."""
     from curation.explain import input_files
     from curation.io.manifest import read_manifest
     from curation.report.page import write_report

@@ -6,16 +6,20 @@ import json
 
 import click
 
+from curation.cli.verb import Exampled
 
-@click.command("schema", short_help="Print the JSON Schema of a recipe.")
+
+@click.command(
+    "schema",
+    cls=Exampled,
+    short_help="Print the JSON Schema of a recipe.",
+    examples=(
+        "curate schema > recipe.schema.json",
+        "# first line of recipe.yaml:  # yaml-language-server: $schema=recipe.schema.json",
+    ),
+)
 def command() -> None:
-    """Print the JSON Schema of a recipe, from which editors complete and check.
-
-    \b
-    Example:
-      curate schema > recipe.schema.json
-      # first line of recipe.yaml:  # yaml-language-server: $schema=recipe.schema.json
-    """
+    """Print the JSON Schema of a recipe, from which editors complete and check."""
     from curation.recipe.schema import recipe_schema
 
     click.echo(json.dumps(recipe_schema(), indent=2, ensure_ascii=False))

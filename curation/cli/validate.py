@@ -6,18 +6,16 @@ import click
 
 from curation.cli import options
 from curation.cli.session import count, shown
+from curation.cli.verb import Exampled
 
 
-@click.command("validate", short_help="Check a recipe against its data.")
+@click.command(
+    "validate", cls=Exampled, short_help="Check a recipe against its data.", examples=("curate validate recipe.yaml",)
+)
 @options.recipe_argument
 @options.set_option
 def command(recipe: str, overrides: tuple[str, ...]) -> None:
-    """Check RECIPE against its data: keys, files, columns, types and SQL; all problems are shown in one go.
-
-    \b
-    Example:
-      curate validate recipe.yaml
-    """
+    """Check RECIPE against its data: keys, files, columns, types and SQL; all problems are shown in one go."""
     from pathlib import Path
 
     from curation.api import read_recipe

@@ -108,7 +108,8 @@ def make_tasks(store: Store, jobs: Sequence[Job], *, workers: int, task_bytes: i
     """
     total = sum(job.cost for job in jobs)
     limit = task_bytes or min(256 << 20, max(total // (4 * workers), 1))
-    limit = max(limit, total // 2000)
+    # Two neighbouring tasks together exceed the limit, so this makes fewer than 2,000.
+    limit = max(limit, total // 1000 + 1)
     tasks: list[Task] = []
     held: list[Job] = []
     weight = 0

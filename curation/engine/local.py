@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+from threadpoolctl import threadpool_limits
+
 from curation.engine.executor import Result, Task, Timings, run_task
 
 
@@ -29,6 +31,8 @@ class Threads:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        # BLAS counts its threads per process: one task's end must not lift the limit under another task.
+        self._limits = threadpool_limits(limits=1)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="curation")
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[list[Result], Timings]]:
@@ -44,3 +48,4 @@ class Threads:
     def close(self) -> None:
         """Wait for the tasks under way and stop."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._limits.restore_original_limits()

@@ -28,7 +28,10 @@ class PhaseRecord:
 
 @dataclass
 class Runner:
-    """Carries store, executor and events through a build, and keeps count of what ran."""
+    """Carries store, executor and events through a build, and keeps count of what ran.
+
+    ``used`` are the keys that this build depends on, ``made`` those whose work was done now rather than earlier.
+    """
 
     store: Store
     executor: Executor
@@ -36,6 +39,7 @@ class Runner:
     memory: int
     task_bytes: int | None = None
     used: set[str] = field(default_factory=set)
+    made: set[str] = field(default_factory=set)
     records: list[PhaseRecord] = field(default_factory=list)
 
     def run(self, phase: str, jobs: Sequence[Job]) -> list[Mark]:
@@ -50,6 +54,7 @@ class Runner:
         marks = {job.key: self.store.mark(job.key) for job in jobs}
         left = [job for job in {job.key: job for job in jobs}.values() if marks[job.key] is None]
         self.used.update(marks)
+        self.made.update(job.key for job in left)
         self._refuse(phase, left)
         rows = sum(job.rows for job in left)
         self.events.started(phase, jobs=len(marks), done=len(marks) - len(left), rows=rows)

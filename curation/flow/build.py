@@ -342,7 +342,7 @@ class _Build:
         store = self._runner.store
         for number, shard in enumerate(result.shards):
             data = shard.mark["data"]
-            if not store.intact(shard.key, shard.mark):
+            if shard.key not in self._runner.made and not store.intact(shard.key, shard.mark):
                 store.forget(shard.key)
                 raise BuildError(
                     f"{store.data(shard.key)}: has changed since it was written; run the same command again, which "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,15 @@ class View:
     states: Mapping[str, str]
     needs: Needs
     salted: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    _keys: dict[tuple[str, ...], str] = field(default_factory=dict, repr=False, compare=False)
 
     def key(self, *refs: str) -> str:
         """Content key of the rows at the references."""
+        if refs not in self._keys:
+            self._keys[refs] = self._key(refs)
+        return self._keys[refs]
+
+    def _key(self, refs: tuple[str, ...]) -> str:
         salts = {name: sorted(values) for name, values in sorted(self.salted.items()) if values}
         return content_key("view", [self.graph.key(ref, self.states) for ref in refs], salts)
 
@@ -48,7 +55,7 @@ class Made:
     base_key: str
     bytes: int
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content key: the artifact and the rows of the block."""
         return content_key("made", self.base_key, self.piece.label, dict(self.piece.detail))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class InspectJob:
     chunk: Chunk
     columns: tuple[str, ...]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content key."""
         return content_key("inspect", self.chunk.key, self.columns)
@@ -103,7 +104,7 @@ class InspectJob:
 class KeysJob(_OnChunk):
     """Hashes of a keyed input's values in one chunk, sorted, so that equal ones can be found."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content key."""
         source = self.view.graph.sources[self.chunk.input]
@@ -143,7 +144,7 @@ class RepeatsJob:
     parts: int
     rows: int
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content key."""
         return content_key("repeats", self.keys, self.part, self.parts)
@@ -185,7 +186,7 @@ class FitJob(_OnChunk):
     state: str | None
     round: int
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content key."""
         return content_key(
@@ -211,7 +212,7 @@ class ExtractJob(_OnChunk):
     ref: str
     state: str
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content key."""
         return content_key("extract", self.view.key(self.ref), self.stage.key(self.use), self.state, self.chunk.key)
@@ -235,7 +236,7 @@ class StepJob:
     base_key: str
     tables: Tables
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content key."""
         return content_key("step", self.base_key, self.step, dict(self.detail))
@@ -272,7 +273,7 @@ class CensusJob(_OnChunk):
     outputs: Mapping[str, str]
     unused: tuple[str, ...]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content key."""
         refs = [*self.outputs.values(), *self.unused]
@@ -294,7 +295,8 @@ class CensusJob(_OnChunk):
         }
         drops = [(name, drop) for name, drop in result.drops if len(drop.row_id)]
         if drops:
-            mark |= store.write_table(self.key, ledger_table(drops))
+            table, causes = ledger_table(drops)
+            mark |= {"causes": causes} | store.write_table(self.key, table)
         return mark
 
     def _close(self, ref: str, result: Evaluation) -> None:
@@ -320,17 +322,17 @@ class CensusJob(_OnChunk):
         return int(kept.sum())
 
 
-def ledger_table(drops: list[tuple[str, Drop]]) -> pa.Table:
-    """Ledger rows of one chunk."""
+def ledger_table(drops: list[tuple[str, Drop]]) -> tuple[pa.Table, list[list[str]]]:
+    """Ledger rows of one chunk, and the stages and reasons that their ``code`` counts."""
     sizes = [len(drop.row_id) for _, drop in drops]
-    return pa.table(
+    table = pa.table(
         {
             "row_id": np.concatenate([drop.row_id for _, drop in drops]),
             "copy": np.concatenate([drop.copy for _, drop in drops]),
-            "stage": pa.concat_arrays([pa.repeat(name, n) for (name, _), n in zip(drops, sizes, strict=True)]),
-            "reason": pa.concat_arrays([pa.repeat(drop.reason, n) for (_, drop), n in zip(drops, sizes, strict=True)]),
+            "code": np.repeat(np.arange(len(drops), dtype=np.int32), sizes),
         }
     )
+    return table, [[name, drop.reason] for name, drop in drops]
 
 
 @dataclass(frozen=True)
@@ -342,7 +344,7 @@ class LedgerJob:
     cost: int = 1
     memory: int = 256 << 20
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content key."""
         return content_key("ledger", self.keys)
@@ -353,12 +355,9 @@ class LedgerJob:
 
     def run(self, store: Store) -> Mark:
         """Write the file, one batch a chunk, with one dictionary for all."""
-        names: dict[str, list[str]] = {"stage": [], "reason": []}
-        for key in self.keys:
-            table = store.table(key)
-            for name, seen in names.items():
-                seen += [v for v in pc.unique(table.column(name)).to_pylist() if v not in seen]
-        dictionaries = {name: pa.array(values, pa.string()) for name, values in names.items()}
+        causes = {key: (store.mark(key) or {})["causes"] for key in self.keys}
+        seen = [dict.fromkeys(cause[i] for key in self.keys for cause in causes[key]) for i in (0, 1)]
+        names = [pa.array(list(each), pa.string()) for each in seen]
         kind = pa.dictionary(pa.int32(), pa.string())
         schema = pa.schema([("row_id", pa.uint64()), ("copy", pa.uint32()), ("stage", kind), ("reason", kind)])
 
@@ -366,10 +365,11 @@ class LedgerJob:
             options = pa.ipc.IpcWriteOptions(compression="zstd")
             with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema, options=options) as writer:
                 for key in self.keys:
-                    table = store.table(key).combine_chunks()
+                    table = store.table(key)
                     columns = [table.column("row_id"), table.column("copy")]
-                    for name, values in dictionaries.items():
-                        index = pc.index_in(table.column(name), values).combine_chunks()
+                    for i, values in enumerate(names):
+                        places = pc.index_in(pa.array([cause[i] for cause in causes[key]], pa.string()), values)
+                        index = places.take(table.column("code").combine_chunks())
                         columns.append(pa.DictionaryArray.from_arrays(index, values))
                     writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 

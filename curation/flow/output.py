@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Target(CarriesSchemas):
     seed: int
     gates: tuple[GateSpec, ...]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content key of how rows become bytes."""
         return content_key(
@@ -59,7 +60,7 @@ class ScatterJob(_OnChunk):
 
     target: Target
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content key."""
         ref, target = self.target.ref, self.target
@@ -213,7 +214,7 @@ class _Shard:
         """Output and shard."""
         return f"output '{self.target.name}', shard {self.number:05d}"
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content key: the rows and how they become bytes."""
         slices = [[each.key, each.start, each.stop] for each in self.slices]

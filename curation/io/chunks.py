@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +58,7 @@ class Chunk:
     bytes: int
     skips: tuple[Skip, ...] = field(default=())
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content key: the same file bytes, rows and place inside the input."""
         skips = [[skip.start, skip.stop] for skip in self.skips]
@@ -92,7 +94,7 @@ def cut(name: str, file: FileRef, layout: Layout) -> list[Chunk]:
         if piece.rows > limit:
             parts = -(-piece.rows // limit)
             edges = [piece.rows * i // parts for i in range(parts + 1)]
-            groups += [[Span(index, a, b)] for a, b in zip(edges, edges[1:], strict=False)]
+            groups += [[Span(index, a, b)] for a, b in pairwise(edges)]
             held = limit + 1
         elif held + piece.rows > limit:
             groups.append([Span(index, 0, piece.rows)])

@@ -241,8 +241,7 @@ def _consider(query: int, other: int, data: Data, state: State, scales: Scales) 
         return
     slot = last
     while slot > 0 and (
-        near[query, slot - 1] < 0
-        or _precedes(d2, other_id, near_d2[query, slot - 1], near_id[query, slot - 1])
+        near[query, slot - 1] < 0 or _precedes(d2, other_id, near_d2[query, slot - 1], near_id[query, slot - 1])
     ):
         near[query, slot] = near[query, slot - 1]
         near_d2[query, slot] = near_d2[query, slot - 1]

@@ -22,9 +22,7 @@ class LongTail(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    imbalance: float = Field(
-        gt=1.0, description="rows of the largest class over those of the smallest, e.g. 100"
-    )
+    imbalance: float = Field(gt=1.0, description="rows of the largest class over those of the smallest, e.g. 100")
 
 
 class Sample(Params):
@@ -38,9 +36,7 @@ class Sample(Params):
         gt=0.0,
         description="share of the rows to draw, rounded half up; above 1 only with replacement",
     )
-    replacement: bool = Field(
-        default=False, description="a row may be drawn more than once; copies carry _copy"
-    )
+    replacement: bool = Field(default=False, description="a row may be drawn more than once; copies carry _copy")
     weight: str | None = Field(
         default=None, description="column of weights >= 0, in proportion to which rows are drawn; 0 = never"
     )
@@ -59,24 +55,16 @@ class Sample(Params):
     def _one_size(self) -> Sample:
         given = [name for name in ("n", "fraction", "quotas", "long_tail") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"n, fraction, quotas, long_tail: expected exactly one, got {given or 'none'}; keep one"
-            )
+            raise ValueError(f"n, fraction, quotas, long_tail: expected exactly one, got {given or 'none'}; keep one")
         if self.by is None and given[0] in ("quotas", "long_tail"):
             raise ValueError(f"{given[0]}: expected by as well, got none; name the column of strata in by")
         if self.fraction is not None and not self.replacement and not self.fraction <= 1:
-            raise ValueError(
-                f"fraction: expected <= 1, got {self.fraction}; lower it or set replacement: true"
-            )
+            raise ValueError(f"fraction: expected <= 1, got {self.fraction}; lower it or set replacement: true")
         if self.fraction is not None and not np.isfinite(self.fraction):
-            raise ValueError(
-                f"fraction: expected a finite number, got {self.fraction}; use n for a fixed size"
-            )
+            raise ValueError(f"fraction: expected a finite number, got {self.fraction}; use n for a fixed size")
         for value, rows in (self.quotas or {}).items():
             if rows < 0:
-                raise ValueError(
-                    f"quotas[{value!r}]: expected >= 0, got {rows}; leave the value out for none"
-                )
+                raise ValueError(f"quotas[{value!r}]: expected >= 0, got {rows}; leave the value out for none")
         if self.long_tail is not None and self.replacement:
             raise ValueError("long_tail: expected replacement: false, got true; use quotas to repeat rows")
         return self
@@ -271,19 +259,13 @@ def _rates(weight: NDArray[np.float64] | None, n: int) -> NDArray[np.float64]:
     wrong = ~((rates >= 0) & (rates < np.inf))
     if wrong.any():
         i = int(wrong.argmax())
-        raise ValueError(
-            f"weight[{i}]: expected finite >= 0, got {rates[i]}; mend or filter these rows first"
-        )
+        raise ValueError(f"weight[{i}]: expected finite >= 0, got {rates[i]}; mend or filter these rows first")
     return rates
 
 
 def _per_row(name: str, values: ArrayLike, n: int) -> NDArray[np.uint64]:
     array = np.atleast_1d(np.asarray(values))
-    if (
-        array.shape not in ((1,), (n,))
-        or array.dtype.kind not in "iu"
-        or (array.size and int(array.min()) < 0)
-    ):
+    if array.shape not in ((1,), (n,)) or array.dtype.kind not in "iu" or (array.size and int(array.min()) < 0):
         raise ValueError(f"{name}: expected one integer >= 0 or one per row, got {values!r}; pass ({n},)")
     return np.ascontiguousarray(array).astype(np.uint64)
 
@@ -337,9 +319,7 @@ def apportion(total: int, sizes: ArrayLike) -> NDArray[np.int64]:
     rows = [int(n) for n in np.asarray(sizes).tolist()]
     whole = sum(rows)
     if total < 0 or any(n < 0 for n in rows):
-        raise ValueError(
-            f"total, sizes: expected >= 0, got {total}, {min(rows, default=0)}; count rows again"
-        )
+        raise ValueError(f"total, sizes: expected >= 0, got {total}, {min(rows, default=0)}; count rows again")
     if whole == 0:
         if total > 0:
             raise ValueError(f"sizes: expected at least one row for total={total}, got none; lower total")
@@ -426,9 +406,7 @@ def digit_counts(bits: NDArray[np.uint64], *, prefix: int, level: int) -> NDArra
         If ``level`` or ``prefix`` is out of range.
     """
     if not 0 <= level < _LEVELS or not 0 <= prefix < 1 << (_DIGIT * level):
-        raise ValueError(
-            f"level, prefix: expected 0 .. 3, {_DIGIT * level} bits, got {level}, {prefix}; start at 0"
-        )
+        raise ValueError(f"level, prefix: expected 0 .. 3, {_DIGIT * level} bits, got {level}, {prefix}; start at 0")
     out = np.zeros(1 << _DIGIT, np.int64)
     above, shift = np.uint64(63 - _DIGIT * level), np.uint64(64 - _DIGIT * (level + 1))
     _digit_counts(np.ascontiguousarray(bits, np.uint64), np.uint64(prefix), above, shift, out)

@@ -71,9 +71,7 @@ class Smote(Params):
         if isinstance(self.target, dict):
             for label, rows in self.target.items():
                 if rows < 0:
-                    raise ValueError(
-                        f"target[{label!r}]: expected >= 0, got {rows}; name rows after resampling"
-                    )
+                    raise ValueError(f"target[{label!r}]: expected >= 0, got {rows}; name rows after resampling")
         return self
 
 
@@ -107,9 +105,7 @@ def sampling_targets(counts: Mapping[Label, int], target: Target) -> dict[Label,
     if isinstance(target, dict):
         return _rows_per_class(counts, target)
     if len(counts) < 2:
-        raise ValueError(
-            f"target: expected two classes or more, got {list(counts)}; name rows per class instead"
-        )
+        raise ValueError(f"target: expected two classes or more, got {list(counts)}; name rows per class instead")
     largest = max(counts.values())
     majority = max(counts, key=lambda label: counts[label])
     minority = min(counts, key=lambda label: counts[label])
@@ -130,9 +126,7 @@ def sampling_targets(counts: Mapping[Label, int], target: Target) -> dict[Label,
 def _rows_per_class(counts: Mapping[Label, int], target: Mapping[Any, int]) -> dict[Label, int]:
     for label, rows in target.items():
         if label not in counts:
-            raise ValueError(
-                f"target[{label!r}]: expected one of {list(counts)}, got {label!r}; mend the class"
-            )
+            raise ValueError(f"target[{label!r}]: expected one of {list(counts)}, got {label!r}; mend the class")
         if rows < counts[label]:
             raise ValueError(
                 f"target[{label!r}]: expected >= {counts[label]} (rows present), got {rows};"
@@ -143,9 +137,7 @@ def _rows_per_class(counts: Mapping[Label, int], target: Mapping[Any, int]) -> d
 
 def _rows_by_ratio(counts: Mapping[Label, int], ratio: float, majority: Label) -> dict[Label, int]:
     if len(counts) != 2:
-        raise ValueError(
-            f"target: expected two classes with a ratio, got {len(counts)}; name rows per class instead"
-        )
+        raise ValueError(f"target: expected two classes with a ratio, got {len(counts)}; name rows per class instead")
     if not 0 < ratio <= 1:
         raise ValueError(f"target: expected a ratio in (0, 1], got {ratio}; 1 makes both classes equal")
     minority = next(label for label in counts if label != majority)
@@ -248,9 +240,7 @@ def smote_draws(
     Chawla, Bowyer, Hall, Kegelmeyer, "SMOTE", JAIR 16 (2002), section 4.2, algorithm SMOTE(T, N, k).
     """
     if not 0 <= start <= stop <= n_new:
-        raise ValueError(
-            f"start, stop: expected 0 <= start <= stop <= {n_new}, got {start}, {stop}; clip them"
-        )
+        raise ValueError(f"start, stop: expected 0 <= start <= stop <= {n_new}, got {start}, {stop}; clip them")
     if ids.size < 1:
         raise ValueError("ids: expected at least one row, got none; drop the class")
     if k < 1:
@@ -308,9 +298,7 @@ def _interpolate(
             o[j] = (high if v > high else v) / half
 
 
-def interpolate(
-    x: Floats, base: NDArray[np.int64], neighbor: NDArray[np.int64], mix: NDArray[np.float64]
-) -> Floats:
+def interpolate(x: Floats, base: NDArray[np.int64], neighbor: NDArray[np.int64], mix: NDArray[np.float64]) -> Floats:
     r"""Points between pairs of rows, :math:`\tilde x = x_i + u (x_j - x_i)`, in float64 and cast once.
 
     Parameters
@@ -341,11 +329,7 @@ def interpolate(
     if x.dtype not in (np.float32, np.float64):
         raise TypeError(f"x: expected float32 or float64, got {x.dtype}; convert it first")
     weights = mix[:, None] if mix.ndim == 1 else mix
-    if (
-        base.shape != neighbor.shape
-        or weights.shape[0] != base.size
-        or weights.shape[1] not in (1, x.shape[1])
-    ):
+    if base.shape != neighbor.shape or weights.shape[0] != base.size or weights.shape[1] not in (1, x.shape[1]):
         raise ValueError(
             f"base, neighbor, mix: expected (m,), (m,), (m,) or (m, {x.shape[1]}),"
             f" got {base.shape}, {neighbor.shape}, {mix.shape}; draw them together"
@@ -356,9 +340,7 @@ def interpolate(
     out = np.empty((base.size, x.shape[1]), x.dtype)
     # Halved where a step could overflow; exact, as such numbers are far from the smallest.
     half = 0.5 if x.size and max(x.max(), -x.min()) > np.finfo(np.float64).max / 4 else 1.0
-    _interpolate(
-        np.ascontiguousarray(x), base, neighbor, np.ascontiguousarray(weights, np.float64), half, out
-    )
+    _interpolate(np.ascontiguousarray(x), base, neighbor, np.ascontiguousarray(weights, np.float64), half, out)
     return out
 
 

@@ -120,9 +120,7 @@ def png(grey: NDArray[np.uint8]) -> bytes:
 
     lines = b"".join(b"\0" + grey[i].tobytes() for i in range(height))
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(lines, 9)) + part(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(lines, 9)) + part(b"IEND", b"")
 
 
 def _data_uri(kind: str, raw: bytes) -> str:
@@ -146,9 +144,7 @@ def rect(x: float, y: float, width: float, height: float, style: str) -> str:
 def stretched(height: int, *shapes: str) -> Markup:
     """SVG as wide as its place; shapes use x from 0 to ``WIDTH``."""
     body = "".join(shapes)
-    return Markup(  # noqa: S704 - numbers and class names only
-        f'<svg viewBox="0 0 {WIDTH} {height}" preserveAspectRatio="none" aria-hidden="true">{body}</svg>'
-    )
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {height}" preserveAspectRatio="none" aria-hidden="true">{body}</svg>')
 
 
 def band(through: float, left: float, aside: float, made: float, *, start: bool = False, end: bool = False) -> Markup:
@@ -202,7 +198,7 @@ def columns(counts: Sequence[int]) -> Markup:
 def mixing(mix: float) -> Markup:
     """Line from a parent to the other, with the synthetic row on it."""
     x = 6 + 88 * min(1.0, max(0.0, mix))
-    return Markup(  # noqa: S704 - numbers only
+    return Markup(
         '<svg viewBox="0 0 100 24" class="mix" aria-hidden="true"><line x1="6" y1="12" x2="94" y2="12"/>'
         f'<circle cx="6" cy="12" r="3.2" class="end"/><circle cx="94" cy="12" r="3.2" class="end"/>'
         f'<circle cx="{_n(x)}" cy="12" r="5.5" class="new"/></svg>'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +105,7 @@ def short(value: Any, limit: int = 80) -> str:
     elif isinstance(value, list):
         text = ", ".join(str(item) for item in value)
     else:
-        text = str(value)
+        text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -125,28 +125,41 @@ def sentence(manifest: Manifest, steps: list[Step]) -> str:
 
 def warnings(manifest: Manifest, steps: list[Step], small_groups: list[tuple[str, int]]) -> list[Warned]:
     """What a reader should look at first, the gravest first."""
-    content, found = manifest.content, []
+    found = [*_about_size(manifest, small_groups), *_about_inputs(manifest), *_about_steps(steps), *_noted(manifest)]
+    return sorted(found, key=lambda warned: warned.level != "warn")
+
+
+def _about_size(manifest: Manifest, small_groups: list[tuple[str, int]]) -> Iterator[Warned]:
     if manifest.rows == 0:
-        found.append(Warned("warn", "The result has no rows."))
+        yield Warned("warn", "The result has no rows.")
     elif manifest.rows < TINY_ROWS:
-        found.append(Warned("warn", f"The result is tiny: {plural(manifest.rows, 'row')}."))
-    for name, account in content["inputs"].items():
+        yield Warned("warn", f"The result is tiny: {plural(manifest.rows, 'row')}.")
+    if small_groups:
+        shown = ", ".join(f"{short(name)} ({n:,})" for name, n in small_groups[:5])
+        more = f" and {plural(len(small_groups) - 5, 'more group')}" if len(small_groups) > 5 else ""
+        yield Warned("warn", f"Groups with fewer than {SMALL_GROUP} rows: {shown}{more}.")
+
+
+def _about_inputs(manifest: Manifest) -> Iterator[Warned]:
+    for name, account in manifest.content["inputs"].items():
         if account["quarantined"]:
             rows = plural(account["quarantined"], "row")
-            found.append(Warned("warn", f"{rows} of input {name} could not be used and went to quarantine."))
+            yield Warned("warn", f"{rows} of input {name} could not be used and went to quarantine.")
         for lost in account["unreadable_files"]:
-            found.append(Warned("warn", f"File {lost['path']} of input {name} is unreadable: {lost['reason']}"))
+            yield Warned("warn", f"File {lost['path']} of input {name} is unreadable: {lost['reason']}")
+
+
+def _about_steps(steps: list[Step]) -> Iterator[Warned]:
     for step in steps:
         if step.kind != "input" and step.into and step.lost > step.into / 2:
             level = "note" if step.kind == "sample" else "warn"  # a sample is meant to leave rows out
             share = f"{step.lost / step.into:.0%}"
-            found.append(Warned(level, f"Stage {step.name} dropped {share} of the rows that came to it."))
-    if small_groups:
-        shown = ", ".join(f"{name} ({n:,})" for name, n in small_groups[:5])
-        more = f" and {plural(len(small_groups) - 5, 'more group')}" if len(small_groups) > 5 else ""
-        found.append(Warned("warn", f"Groups with fewer than {SMALL_GROUP} rows: {shown}{more}."))
-    for stage, notes in content["notes"].items():
+            yield Warned(level, f"Stage {step.name} dropped {share} of the rows that came to it.")
+
+
+def _noted(manifest: Manifest) -> Iterator[Warned]:
+    for stage, notes in manifest.content["notes"].items():
         for topic, each in notes.items() if isinstance(notes, dict) else [("", notes)]:
             if each:
-                found.append(Warned("note", f"Stage {stage}{f', {topic}' if topic else ''}: {short(each, 300)}"))
-    return sorted(found, key=lambda warned: warned.level != "warn")
+                place = f"{stage}, {topic}" if topic else stage
+                yield Warned("note", f"Stage {place}: {short(each, 300)}")

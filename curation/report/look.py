@@ -1,9 +1,9 @@
-"""Looks at the rows of a build for the report: groups, histograms, lineage, pictures, examples; never at all of them."""
+"""Looks at the rows of a build for the report: groups, histograms, lineage, pictures, examples; never all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ BINS = 32
 FIND_ROWS = 50_000_000
 """Parents are looked up by row id only in builds up to this size."""
 VALUE_CHARS = 80
+
+
+Small = list[tuple[str, int]]
+"""Names and rows of small groups."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,11 @@ class Cell:
     text: str
     full: str
     number: bool
+    picture: str | None = None
+
+
+Examples = tuple[list[str], list[list[Cell]]]
+"""Column names, and rows of cells."""
 
 
 class Look:
@@ -140,15 +149,17 @@ class Look:
         source, _ = chain(self._content)
         key = self._content["recipe"]["inputs"][source].get("key")
         names = [f.name for f in self._schema if _is_plain(f.type) and f.name not in OWN_COLUMNS and f.name != key]
-        rows = self._rows.spread(2000, names, blocks=self._blocks) if names else None
+        if not names:
+            return None
+        rows = self._rows.spread(2000, names, blocks=self._blocks)
         for name in names:
-            column = _decoded(rows.column(name))  # type: ignore[union-attr]
-            distinct = pc.count_distinct(column, mode="all").as_py()
+            column = _decoded(rows.column(name))
+            distinct = int(pc.count_distinct(column, mode="all").as_py())
             if 1 < distinct <= min(50, max(2, len(column) // 2)):
-                return name
+                return str(name)
         return None
 
-    def groups(self) -> tuple[Groups | None, list[tuple[str, int]]]:
+    def groups(self) -> tuple[Groups | None, Small]:
         """Groups to show, and those that are small."""
         name = self.group_column
         if name is None:
@@ -180,9 +191,7 @@ class Look:
         shares = self._shares()
 
         def group(label: str, rows: int, made: int, before: int | None, share: Any) -> Group:
-            bar = draw.group_bar(
-                None if before is None else before / largest, (rows - made) / largest, made / largest
-            )
+            bar = draw.group_bar(None if before is None else before / largest, (rows - made) / largest, made / largest)
             return Group(label, before, rows, made, share, bar)
 
         shown = [
@@ -317,11 +326,19 @@ class Look:
 
     # Examples
 
-    def examples(self) -> tuple[list[str], list[list[Cell]]]:
+    def examples(self) -> Examples:
         """Some rows as text, our own columns last."""
-        names = [name for name in self._schema.names][:16]
+        names = list(self._schema.names)[:16]
         rows = self._rows.spread(EXAMPLES, names, blocks=EXAMPLES if self._blocks > EXAMPLES else self._blocks)
-        return names, [[_cell(value) for value in row.values()] for row in rows.slice(0, EXAMPLES).to_pylist()]
+        return names, [
+            [self._painted(name, value) for name, value in row.items()] for row in rows.slice(0, EXAMPLES).to_pylist()
+        ]
+
+    def _painted(self, name: str, value: Any) -> Cell:
+        cell = _cell(value)
+        if self._picture is None or self._picture[0] != name:
+            return cell
+        return replace(cell, picture=self._picture[1].uri(value))
 
 
 def _is_number(kind: pa.DataType) -> bool:

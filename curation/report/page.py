@@ -20,14 +20,12 @@ from curation.io.atomic import void, write_atomic
 from curation.io.manifest import Manifest
 from curation.report import draw
 from curation.report.facts import Step, Warned, flow, friendly, sentence, warnings
-from curation.report.look import Look
+from curation.report.look import Examples, Groups, Histogram, Lineage, Look, Person, Small
 
 T = TypeVar("T")
 
 
-def write_report(
-    path: Path, manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None = None
-) -> None:
+def write_report(path: Path, manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None = None) -> None:
     """Write the page about a build whose shards, plan and ledger stand already.
 
     It holds no time, host or speed (those are in ``run.json``) and asks for nothing from elsewhere. Rows are read a few
@@ -43,9 +41,7 @@ def write_report(
         Files of the inputs by name; without them there are no groups "before".
     """
     text = render(manifest, inputs)
-    write_atomic(
-        path, lambda to: void(to.write_text(text, "utf-8")), written="meta:published", named="meta:published"
-    )
+    write_atomic(path, lambda to: void(to.write_text(text, "utf-8")), written="meta:published", named="meta:published")
     commits.reached("meta:published")
 
 
@@ -54,8 +50,10 @@ def render(manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None = Non
     content = manifest.content
     notes: list[str] = []
     look = Look(manifest, inputs)
-    groups, small = _tried("groups", look.groups, (None, []), notes)
-    names, examples = _tried("examples", look.examples, ([], []), notes)
+    no_groups: tuple[Groups | None, Small] = (None, [])
+    no_examples: Examples = ([], [])
+    groups, small = _tried("groups", look.groups, no_groups, notes)
+    names, examples = _tried("examples", look.examples, no_examples, notes)
     steps = flow(manifest)
     largest = max([*(step.into + step.made for step in steps), manifest.rows, 1])
     found = warnings(manifest, steps, small)
@@ -65,9 +63,9 @@ def render(manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None = Non
         "sentence": sentence(manifest, steps),
         "steps": [(step, _band(step, largest, i, len(steps))) for i, step in enumerate(steps)],
         "groups": groups,
-        "histograms": _tried("histograms", look.histograms, [], notes),
-        "lineages": _tried("lineage", look.lineages, [], notes),
-        "gallery": _tried("pictures", look.gallery, [], notes),
+        "histograms": _tried("histograms", look.histograms, list[Histogram](), notes),
+        "lineages": _tried("lineage", look.lineages, list[Lineage](), notes),
+        "gallery": _tried("pictures", look.gallery, list[Person](), notes),
         "columns": names,
         "examples": examples,
         "recipe": _yaml(content["recipe"]),
@@ -115,7 +113,7 @@ def _template() -> Template:
     environment.filters["percent"] = lambda share: f"{share:.1%}"
     environment.filters["bytes"] = _bytes
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
-    environment.globals["css"] = Markup(folder.joinpath("page.css").read_text("utf-8"))  # noqa: S704 - our own file
+    environment.globals["css"] = Markup(folder.joinpath("page.css").read_text("utf-8"))
     return environment.from_string(folder.joinpath("page.html").read_text("utf-8"))
 
 

@@ -116,9 +116,7 @@ class Rows:
                     places.append(start + position)
         return found
 
-    def _batches(
-        self, path: Path, columns: Sequence[str], skip: int
-    ) -> Iterator[tuple[pa.RecordBatch, int]]:
+    def _batches(self, path: Path, columns: Sequence[str], skip: int) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Record batches of a shard from the one that holds row ``skip`` on, each with its first row."""
         names, offset = list(columns), 0
         if self._format == "parquet":
@@ -141,9 +139,7 @@ class Rows:
                 offset += batch.num_rows
 
 
-def _matches(
-    batches: Iterator[tuple[pa.RecordBatch, int]], wanted: NDArray[np.uint64]
-) -> Iterator[tuple[int, int]]:
+def _matches(batches: Iterator[tuple[pa.RecordBatch, int]], wanted: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     for batch, offset in batches:
         ids = batch.column(0).to_numpy(zero_copy_only=False).astype(np.uint64, copy=False)
         hits: Positions = np.flatnonzero(np.isin(ids, wanted))

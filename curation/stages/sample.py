@@ -60,6 +60,7 @@ class SampleStage(FitStage[Sample]):
         if faults:
             raise BindError(faults)
         self._had_copies = COPY in schema.names
+        self._by_kind = schema.field(self.params.by).type if self.params.by else None
         return with_own(schema, COPY) if self.params.replacement else schema
 
     def _unfit_quotas(self, kind: pa.DataType) -> list[Fault]:
@@ -219,7 +220,7 @@ class SampleStage(FitStage[Sample]):
 
     def _quota_ids(self) -> tuple[Ids, list[int]]:
         quotas = self.params.quotas or {}
-        return _hashes(_values(list(quotas), None)), list(quotas.values())
+        return _hashes(_values(list(quotas), self._by_kind)), list(quotas.values())
 
     def _race(self, table: pa.Table, state: State) -> _Race:
         """Every (row, copy) that could be drawn, with its key."""
@@ -232,7 +233,7 @@ class SampleStage(FitStage[Sample]):
             bits = (
                 random_bits(key, ids, stream=copies)
                 if weight is None
-                else order_bits(arrival_keys(key, ids, copy=copies, weight=weight))
+                else order_bits(arrival_keys(key, ids, stream=copies, weight=weight))
             )
             return _Race(np.arange(len(ids)), copies, code, bits)
         # A stratum of total weight W has about W t arrivals until time t: enough of them with all but no doubt.

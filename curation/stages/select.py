@@ -21,7 +21,7 @@ class SelectStage(Stage[Select]):
         if any(faults):
             raise BindError([fault for fault in faults if fault])
         if self.params.columns is None:
-            kept = [name for name in schema.names if name not in named or name in OWN_COLUMNS]
+            kept = [name for name in schema.names if self._stays(name)]
         else:
             kept = [*named, *(n for n in schema.names if n in OWN_COLUMNS and n not in named)]
         return in_order(pa.schema([schema.field(name) for name in kept], metadata=schema.metadata))
@@ -31,8 +31,13 @@ class SelectStage(Stage[Select]):
         return wanted
 
     def apply(self, table: pa.Table, state: State) -> Outcome:
-        """Pass the rows on; columns that nobody wants have not been read."""
-        return Outcome({"": table})
+        """Pass the rows on without columns that are dropped but were read, so that others may take their names."""
+        return Outcome({"": table.select([name for name in table.column_names if self._stays(name)])})
+
+    def _stays(self, name: str) -> bool:
+        if name in OWN_COLUMNS:
+            return True
+        return name not in self.params.drop if self.params.drop is not None else name in (self.params.columns or [])
 
 
 STAGE = SelectStage

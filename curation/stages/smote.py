@@ -19,6 +19,7 @@ from curation.stages.base import ArtifactStage, BindError, Fault, Outcome, Piece
 from curation.stages.columns import missing
 from curation.tables import keep, take
 from curation.types import (
+    COPY,
     MIX,
     ORIGIN,
     OWN_COLUMNS,
@@ -41,7 +42,7 @@ LINEAGE = (ORIGIN, PARENT_A, PARENT_B, MIX)
 class SmoteStage(ArtifactStage[Smote]):
     """Oversamples classes by interpolation, out of core.
 
-    Fit: rows and non-finite features per class. Extract: features of the classes to grow. Steps: ``gather`` puts a
+    Fit: rows per class. Extract: features of the classes to grow. Steps: ``gather`` puts a
     class into one matrix sorted by row id, ``neighbors`` searches it block by block. Pieces: the new rows.
 
     A synthetic row's id is the synthetic bit, 24 bits of a hash of stage and class, and its number in the class.
@@ -85,11 +86,11 @@ class SmoteStage(ArtifactStage[Smote]):
         return Outcome({"": table})
 
     def fit_columns(self) -> frozenset[str]:
-        """Label and features."""
-        return frozenset([self.params.label, *self.params.features])
+        """Name the label; features are looked at when the classes that grow are known."""
+        return frozenset([self.params.label])
 
     def partial(self, table: pa.Table, state: State) -> State:
-        """Rows and non-finite rows per class."""
+        """Count the rows of every class."""
         label = table.column(self.params.label)
         if label.null_count:
             at = ids_of(table)[int(np.flatnonzero(np.asarray(pc.is_null(label)))[0])]
@@ -99,19 +100,10 @@ class SmoteStage(ArtifactStage[Smote]):
             )
         hashes = key_hashes(label, salt="label", bits=63)
         ids, first, code = np.unique(hashes, return_index=True, return_inverse=True)
-        broken: dict[str, Any] = {}
-        for name in self.params.features:
-            wrong = ~np.isfinite(_matrix([table.column(name)])).all(axis=1)
-            for at in np.flatnonzero(wrong):
-                entry = broken.setdefault(
-                    str(ids[code[at]]), {"column": name, "rows": 0, "row": int(ids_of(table)[at])}
-                )
-                entry["rows"] += 1
         return {
             "id": [int(i) for i in ids],
             "label": [label[int(i)].as_py() for i in first],
             "rows": np.bincount(code, minlength=len(ids)).tolist(),
-            "broken": broken,
         }
 
     def merge(self, left: State, right: State) -> State:
@@ -121,18 +113,7 @@ class SmoteStage(ArtifactStage[Smote]):
         for i, n, value in zip(right["id"], right["rows"], right["label"], strict=True):
             rows[i] = rows.get(i, 0) + n
             label.setdefault(i, value)
-        broken = {key: dict(entry) for key, entry in left["broken"].items()}
-        for key, entry in right["broken"].items():
-            if key in broken:
-                broken[key]["rows"] += entry["rows"]
-            else:
-                broken[key] = dict(entry)
-        return {
-            "id": list(rows),
-            "label": [label[i] for i in rows],
-            "rows": list(rows.values()),
-            "broken": broken,
-        }
+        return {"id": list(rows), "label": [label[i] for i in rows], "rows": list(rows.values())}
 
     def advance(self, state: State, merged: State) -> tuple[State, bool]:
         """Decide how many rows each class gets."""
@@ -146,12 +127,6 @@ class SmoteStage(ArtifactStage[Smote]):
         for label, new in targets.items():
             if new <= 0:
                 continue
-            entry = merged["broken"].get(str(ids[label]))
-            if entry:
-                raise BuildError(
-                    f"stage '{self.name}', column '{entry['column']}': {entry['rows']} of the {counts[label]} rows of "
-                    f"class {label!r} hold NaN, infinity or NULL (first: row id {entry['row']}); filter or repair them"
-                )
             rows = counts[label]
             try:
                 k = usable_k(rows, self.params.k, self.params.small, label=label)
@@ -165,7 +140,7 @@ class SmoteStage(ArtifactStage[Smote]):
 
     def extract_columns(self) -> frozenset[str]:
         """Label, features and the columns to keep."""
-        return self.fit_columns() | frozenset(self.params.keep)
+        return frozenset([self.params.label, *self.params.features, *self.params.keep])
 
     def extract(self, table: pa.Table, state: State) -> pa.Table:
         """Rows of the classes that grow, as a class id, one matrix column and what is kept."""
@@ -213,9 +188,24 @@ class SmoteStage(ArtifactStage[Smote]):
 
     def _gather(self, detail: Mapping[str, Any], tables: Tables) -> pa.Table:
         wanted = pa.scalar(detail["id"], pa.uint64())
-        parts = [each.filter(pc.equal(each.column("class"), wanted)) for each in tables.all("extract")]
+        parts = [keep(each, pc.equal(each.column("class"), wanted)) for each in tables.all("extract")]
         rows = pa.concat_tables(parts).combine_chunks()
-        return take(rows, np.argsort(ids_of(rows), kind="stable"))
+        rows = take(rows, np.argsort(ids_of(rows), kind="stable"))
+        self._refuse_broken(rows)
+        return rows
+
+    def _refuse_broken(self, rows: pa.Table) -> None:
+        x, ids = _class_matrix(rows)
+        at = 0
+        for name, width in self._widths.items():
+            wrong = ~np.isfinite(x[:, at : at + (width or 1)]).all(axis=1)
+            at += width or 1
+            if wrong.any():
+                raise BuildError(
+                    f"stage '{self.name}', column '{name}': {wrong.sum()} of the {len(ids)} rows of class "
+                    f"{rows.column('label')[0].as_py()!r} hold NaN, infinity or NULL (first: row id "
+                    f"{ids[wrong][0]}); filter or repair them"
+                )
 
     def pieces(self, state: State) -> list[Piece]:
         """Blocks of new rows, class by class."""
@@ -247,8 +237,9 @@ class SmoteStage(ArtifactStage[Smote]):
         number = np.arange(detail["start"], detail["stop"], dtype=np.uint64)
         row_id = SYNTHETIC | np.uint64(_class_bits(self.name, detail["id"]) << ROW_BITS) | number
         made: dict[str, Any] = {
-            self.params.label: source.column("label").take(pa.array(np.zeros(len(first), np.int64))),
+            self.params.label: take(source.select(["label"]), np.zeros(len(first), np.int64)).column(0),
             ROW_ID: pa.array(row_id),
+            COPY: pa.array(np.zeros(len(first), np.uint32)),
             ORIGIN: pa.repeat(pa.scalar(self.name, pa.string()), len(first)),
             PARENT_A: pa.array(ids[first]),
             PARENT_B: pa.array(ids[second]),
@@ -256,7 +247,7 @@ class SmoteStage(ArtifactStage[Smote]):
         }
         made |= self._features(x, schema)
         for name in self.params.keep:
-            made[name] = source.column(f"keep.{name}").take(pa.array(first))
+            made[name] = take(source.select([f"keep.{name}"]), first).column(0)
         columns = [
             made[field.name].cast(field.type) if field.name in made else pa.nulls(len(first), field.type)
             for field in schema

@@ -35,7 +35,8 @@ def principal_components(pixels: NDArray[Any]) -> NDArray[np.float32]:
     loadings = pca.components_
     largest = loadings[np.arange(COMPONENTS), np.abs(loadings).argmax(axis=1)]
     found = pca.transform(pixels) * np.sign(largest)
-    return (np.round(found * 1024) / 1024).astype(np.float32)
+    rounded: NDArray[np.float32] = (np.round(found * 1024) / 1024).astype(np.float32)
+    return rounded
 
 
 def digits_table() -> pa.Table:

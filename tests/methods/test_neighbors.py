@@ -91,9 +91,7 @@ def test_neighbors__of_the_largest_floats():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_neighbors__parity_with_sklearn(dtype):
     base = np.random.default_rng(1).standard_normal((3000, 16)).astype(dtype)
-    distance, expected = (
-        NearestNeighbors(n_neighbors=6, algorithm="brute").fit(base.astype(float)).kneighbors()
-    )
+    distance, expected = NearestNeighbors(n_neighbors=6, algorithm="brute").fit(base.astype(float)).kneighbors()
     index, d2 = all_neighbors(base, k=6)
     np.testing.assert_array_equal(index, expected)
     np.testing.assert_allclose(np.sqrt(d2), distance, rtol=1e-6)

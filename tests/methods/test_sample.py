@@ -56,9 +56,7 @@ def test_first_arrival__the_test_has_power():
 def pair_probabilities(weights):
     """Chance of each unordered pair as the first two draws without replacement (closed form)."""
     p = weights / weights.sum()
-    return {
-        (i, j): p[i] * p[j] * (1 / (1 - p[i]) + 1 / (1 - p[j])) for i in range(6) for j in range(i + 1, 6)
-    }
+    return {(i, j): p[i] * p[j] * (1 / (1 - p[i]) + 1 / (1 - p[j])) for i in range(6) for j in range(i + 1, 6)}
 
 
 def pair_p(weights, seed):
@@ -116,9 +114,7 @@ def test_arrivals__of_copies_are_gamma_with_independent_gaps():
 def test_arrivals_until__are_the_arrival_keys_up_to_the_time(weights, t_max):
     weight, ids = np.array(weights), np.arange(len(weights), dtype=np.uint64) * np.uint64(2**33 + 1)
     position, copy, arrival = arrivals_until(KEY, ids, t_max, weight)
-    np.testing.assert_array_equal(
-        arrival, arrival_keys(KEY, ids[position], copy=copy, weight=weight[position])
-    )
+    np.testing.assert_array_equal(arrival, arrival_keys(KEY, ids[position], copy=copy, weight=weight[position]))
     assert (arrival <= t_max).all()
     for i, n in enumerate(np.bincount(position, minlength=ids.size)):
         assert arrival_keys(KEY, ids[i : i + 1], copy=int(n), weight=weight[i : i + 1])[0] > t_max
@@ -249,9 +245,7 @@ def test_long_tail__keeps_order_and_never_more_than_there_are(sizes, imbalance):
     assert (np.diff(kept[np.argsort(-np.array(sizes), kind="stable")]) <= 0).all()
 
 
-@pytest.mark.parametrize(
-    ("sizes", "imbalance", "match"), [([3, 0], 2, r"sizes\[1\]"), ([3], 1.0, "imbalance")]
-)
+@pytest.mark.parametrize(("sizes", "imbalance", "match"), [([3, 0], 2, r"sizes\[1\]"), ([3], 1.0, "imbalance")])
 def test_long_tail__refuses_bad_arguments(sizes, imbalance, match):
     with pytest.raises(ValueError, match=match):
         long_tail_sizes(sizes, imbalance)

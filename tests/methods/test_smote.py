@@ -30,9 +30,7 @@ def blob(n, d, seed=0, dtype=np.float64):
 def test_targets__parity_with_imblearn(counts, target):
     y = np.repeat(list(counts), list(counts.values()))
     expected = check_sampling_strategy(target, y, "over-sampling")
-    if len(set(counts.values())) == len(
-        counts
-    ):  # of equal classes, imbalanced-learn takes the first in order of y
+    if len(set(counts.values())) == len(counts):  # of equal classes, imbalanced-learn takes the first in order of y
         assert {label: n for label, n in sampling_targets(counts, target).items() if n} == {
             int(label): int(n) for label, n in expected.items() if n
         }
@@ -68,9 +66,7 @@ def test_targets__each_mistake_has_its_message(counts, target, match):
         sampling_targets(counts, target)
 
 
-@pytest.mark.parametrize(
-    ("n_rows", "small", "k"), [(6, "error", 5), (3, "shrink", 2), (3, "copy", 2), (1, "copy", 0)]
-)
+@pytest.mark.parametrize(("n_rows", "small", "k"), [(6, "error", 5), (3, "shrink", 2), (3, "copy", 2), (1, "copy", 0)])
 def test_usable_k__follows_the_rule_for_small_classes(n_rows, small, k):
     assert usable_k(n_rows, 5, small) == k
 
@@ -114,9 +110,7 @@ def chi_square_p(index, n):
 @pytest.mark.parametrize("seed", range(3))
 def test_draws__iid_bases_slots_and_mix_are_uniform(seed):
     key = stream_key(seed, "smote", "class 1")
-    base, slot, mix = smote_draws(
-        key, 0, 50_000, n_new=50_000, ids=np.arange(40, dtype=np.uint64), k=5, base="iid"
-    )
+    base, slot, mix = smote_draws(key, 0, 50_000, n_new=50_000, ids=np.arange(40, dtype=np.uint64), k=5, base="iid")
     assert chi_square_p(base, 40) > 1e-4
     assert chi_square_p(slot, 5) > 1e-4
     assert stats.kstest(mix, "uniform").pvalue > 1e-4
@@ -141,8 +135,7 @@ def test_draws__the_tests_have_power():
 def test_draws__classes_share_none():
     ids = np.arange(500, dtype=np.uint64)
     one, two = (
-        smote_draws(stream_key(0, "smote", f"class {c}"), 0, 20_000, n_new=20_000, ids=ids, k=5)[2]
-        for c in "ab"
+        smote_draws(stream_key(0, "smote", f"class {c}"), 0, 20_000, n_new=20_000, ids=ids, k=5)[2] for c in "ab"
     )
     assert not np.isin(one, two).any()
     assert abs(np.corrcoef(one, two)[0, 1]) < 4 / np.sqrt(one.size)
@@ -199,9 +192,7 @@ def test_smote__the_variance_test_has_power():
     st.booleans(),
 )
 def test_smote__stays_in_the_box_of_its_parents(n, d, exponent, gap, single):
-    x = np.ldexp(blob(n, d, seed=n), exponent // 10 if single else exponent).astype(
-        np.float32 if single else float
-    )
+    x = np.ldexp(blob(n, d, seed=n), exponent // 10 if single else exponent).astype(np.float32 if single else float)
     new, info = smote(x, 100, k=min(3, n - 1), gap=gap)
     a, b = x[info["parent_a"]], x[info["parent_b"]]
     assert (new >= np.minimum(a, b)).all()
@@ -214,9 +205,7 @@ def test_smote__segment_lies_between_its_parents():
     new, info = smote(x, 500)
     a, b = x[info["parent_a"]], x[info["parent_b"]]
     length = np.linalg.norm
-    np.testing.assert_allclose(
-        length(new - a, axis=1) + length(b - new, axis=1), length(b - a, axis=1), rtol=1e-6
-    )
+    np.testing.assert_allclose(length(new - a, axis=1) + length(b - new, axis=1), length(b - a, axis=1), rtol=1e-6)
 
 
 def test_smote__box_mixes_each_feature_on_its_own():
