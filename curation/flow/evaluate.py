@@ -120,7 +120,8 @@ def row_ids(source: Source, chunk: Chunk, table: pa.Table, numbers: Any, salted:
             again = np.isin(ids, np.array(sorted(salted), np.uint64))
             fresh = key_hashes(values.filter(pa.array(again)), salt=f"{source.name}\0again", bits=63)
             ids[again] = fresh
-        return np.asarray(ids, np.uint64)
+        named: Ids = ids
+        return named
     if chunk.stop >= 1 << ROW_BITS:
         raise BuildError(f"{chunk.place()}: more than 2^{ROW_BITS} rows in one file; give the input a `key:`")
     high = np.uint64(path_bits(source.name, chunk.file.relative) << ROW_BITS)

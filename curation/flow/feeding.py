@@ -26,9 +26,9 @@ def _mixture(mixture: Mixture) -> Temperature | Cooldown | Shares | None:
     if mixture.temperature is not None:
         return Temperature(tau=mixture.temperature)
     if mixture.shares is not None:
-        return Shares("shares", {**mixture.shares})
+        return Shares("shares", dict(mixture.shares.items()))
     if mixture.rows is not None:
-        return Shares("rows", {**mixture.rows})
+        return Shares("rows", dict(mixture.rows.items()))
     if mixture.cooldown is not None:
         return Cooldown(**mixture.cooldown.model_dump())
     return None

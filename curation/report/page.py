@@ -110,11 +110,15 @@ def _template() -> Template:
     folder = files("curation.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["n"] = lambda value: f"{value:,}"
-    environment.filters["percent"] = lambda share: f"{share:.1%}"
+    environment.filters["percent"] = _percent
     environment.filters["bytes"] = _bytes
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     environment.globals["css"] = Markup(folder.joinpath("page.css").read_text("utf-8"))
     return environment.from_string(folder.joinpath("page.html").read_text("utf-8"))
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 or not share else f"{100 * share:.2g}%"
 
 
 def _bytes(size: int) -> str:

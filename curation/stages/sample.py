@@ -57,9 +57,10 @@ class SampleStage(FitStage[Sample]):
             faults += [fault] if fault else []
         if self.params.quotas and self.params.by in schema.names:
             faults += self._unfit_quotas(schema.field(str(self.params.by)).type)
+        if self.params.replacement and COPY in schema.names:
+            faults.append(Fault(("replacement",), "rows come in as copies already", "draw with replacement once"))
         if faults:
             raise BindError(faults)
-        self._had_copies = COPY in schema.names
         self._by_kind = schema.field(self.params.by).type if self.params.by else None
         return with_own(schema, COPY) if self.params.replacement else schema
 
@@ -73,7 +74,7 @@ class SampleStage(FitStage[Sample]):
 
     def needs(self, wanted: frozenset[str]) -> frozenset[str]:
         """Columns for strata and weights, besides what is wanted."""
-        if self.params.replacement and not self._had_copies:
+        if self.params.replacement:
             wanted -= {COPY}
         return wanted | self.fit_columns()
 
@@ -303,11 +304,7 @@ class SampleStage(FitStage[Sample]):
         position, copy = position[order], copy[order]
         out = take(table, position)
         own = pa.array(copy, OWN_COLUMNS[COPY])
-        if COPY in out.column_names:
-            out = out.set_column(out.column_names.index(COPY), COPY, own)
-        else:
-            out = out.append_column(COPY, own)
-        return Outcome({"": out}, drops, created=len(position) - int((~dropped).sum()))
+        return Outcome({"": out.append_column(COPY, own)}, drops, created=len(position) - int((~dropped).sum()))
 
 
 def _hashes(values: pa.ChunkedArray) -> Ids:

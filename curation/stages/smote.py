@@ -20,6 +20,7 @@ from curation.stages.columns import missing
 from curation.tables import keep, take
 from curation.types import (
     COPY,
+    COPY,
     MIX,
     ORIGIN,
     OWN_COLUMNS,
@@ -37,6 +38,14 @@ SEARCH_ROWS = 8192
 PIECE_ROWS = 65_536
 """Synthetic rows made at a time."""
 LINEAGE = (ORIGIN, PARENT_A, PARENT_B, MIX)
+LABELS = (
+    pa.types.is_integer,
+    pa.types.is_boolean,
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+)
+"""Types of labels: the states of a fit hold their values as JSON."""
 
 
 class SmoteStage(ArtifactStage[Smote]):
@@ -59,11 +68,17 @@ class SmoteStage(ArtifactStage[Smote]):
         if not any(faults):
             faults += [_unfit(schema.field(n), ("features", i)) for i, n in enumerate(options.features)]
             kind = schema.field(options.label).type
-            if pa.types.is_nested(kind) or pa.types.is_floating(kind):
-                faults.append(Fault(("label",), f"column {options.label!r} is {kind}, a label is a plain value"))
+            plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if not any(test(plain) for test in LABELS):
+                hint = f"derive one: `cast({options.label} as varchar)`"
+                fault = f"column {options.label!r} is {kind}, a label is text, an integer or a boolean"
+                faults.append(Fault(("label",), fault, hint))
             twice = sorted({options.label, *options.features} & set(options.keep))
             if twice:
                 faults.append(Fault(("keep",), f"{', '.join(twice)} has its own rule already", "leave it out"))
+        if COPY in schema.names:
+            hint = "between copies of one row lies only that row; draw with replacement after this stage"
+            faults.append(Fault(("features",), "rows come in as copies", hint))
         if any(faults):
             raise BindError([fault for fault in faults if fault])
         self._inherited = frozenset(schema.names) & set(LINEAGE)

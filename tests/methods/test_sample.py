@@ -13,9 +13,6 @@ from curation.methods.sample import (
     arrival_horizon,
     arrival_keys,
     arrivals_until,
-    descend,
-    digit_counts,
-    kth_smallest,
     long_tail_sizes,
     order_bits,
 )
@@ -23,7 +20,6 @@ from curation.rng import stream_key
 
 KEY = stream_key(0, "sample", "draws")
 WEIGHTS = np.array([0.5, 1.0, 2.0, 4.0, 0.0, 1.5])
-keys = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=60)
 
 
 def draw_first(weights, n_trials, seed):
@@ -171,42 +167,6 @@ def test_order_bits__keep_the_order(values):
 def test_order_bits__put_nan_last():
     assert order_bits(np.array([np.nan]))[0] > order_bits(np.array([np.inf]))[0]
     assert order_bits(np.array([-np.nan])) == order_bits(np.array([np.nan]))
-
-
-@settings(deadline=None)
-@given(keys, st.data())
-def test_kth_smallest__is_the_sorted_one_whatever_the_chunks(values, data):
-    bits = np.array(values + values[:3], np.uint64)
-    rank, cut = data.draw(st.integers(0, bits.size - 1)), data.draw(st.integers(0, bits.size))
-    key, within, held = kth_smallest([bits[:cut], bits[cut:]], rank)
-    ordered = np.sort(bits)
-    assert key == ordered[rank]
-    assert within == rank - np.searchsorted(ordered, ordered[rank])
-    assert held == (bits == ordered[rank]).sum()
-
-
-def test_threshold__draws_exactly_k():
-    bits = order_bits(arrival_keys(KEY, np.arange(10_000), weight=np.linspace(0.1, 2, 10_000)))
-    for k in (1, 137, 10_000):
-        assert (bits <= np.uint64(kth_smallest([bits[:3000], bits[3000:]], k - 1)[0])).sum() == k
-
-
-def test_digit_counts__count_only_the_prefix():
-    bits = np.array([0x0001_0002_0003_0004, 0x0001_0002_0003_0005, 0x0001_FFFF_0000_0000], np.uint64)
-    assert digit_counts(bits, prefix=0, level=0)[1] == 3
-    assert digit_counts(bits, prefix=1, level=1)[[2, 0xFFFF]].tolist() == [2, 1]
-    assert digit_counts(bits, prefix=0x0001_0002_0003, level=3)[[4, 5]].tolist() == [1, 1]
-
-
-@pytest.mark.parametrize(("level", "prefix"), [(4, 0), (0, 1), (1, 65536)])
-def test_digit_counts__refuse_bad_prefixes(level, prefix):
-    with pytest.raises(ValueError, match="level, prefix: expected"):
-        digit_counts(np.zeros(1, np.uint64), prefix=prefix, level=level)
-
-
-def test_descend__refuses_a_rank_that_is_not_there():
-    with pytest.raises(ValueError, match=r"rank: expected 0 .. 4, got 5"):
-        descend(np.array([2, 3]), 5)
 
 
 # ---- sizes
