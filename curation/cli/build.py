@@ -40,13 +40,13 @@ def command(session: Session, /, recipe: str, out: str | None, as_json: bool, **
     if given["workers"] is not None and given["scheduler"] is not None:
         raise click.UsageError("--workers starts processes, --scheduler uses running ones; give one of them")
     session.json = as_json
+    session.partial = "finished work is kept, run the same command again to go on"
     if as_json:
         from curation import __version__
 
         session.emit("start", recipe=recipe, version=__version__)
     else:
         click.echo(f"building {recipe}", err=True)
-    session.partial = "finished work is kept, run the same command again to go on"
     _build(session, recipe, out, given)
 
 

@@ -16,13 +16,15 @@ from markupsafe import Markup
 
 from curation.errors import CurationError
 from curation.io import commits
-from curation.io.atomic import void, write_atomic
+from curation.io.atomic import dump_json, void, write_atomic
 from curation.io.manifest import Manifest
 from curation.report import draw
 from curation.report.facts import Step, Warned, flow, friendly, sentence, warnings
 from curation.report.look import Examples, Groups, Histogram, Lineage, Look, Person, Small
 
 T = TypeVar("T")
+
+_ORDER = ("recipe", "name", "use", "from", "path", "key", "seed", "inputs", "stages", "expect", "outputs")
 
 
 def write_report(path: Path, manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None = None) -> None:
@@ -46,7 +48,8 @@ def write_report(path: Path, manifest: Manifest, inputs: Mapping[str, Sequence[P
 
 
 def render(manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None = None) -> str:
-    """Text of the page."""
+    """Text of the page: the same before the manifest is written and after it is read."""
+    manifest = Manifest(manifest.root, json.loads(dump_json(dict(manifest.content))))
     content = manifest.content
     notes: list[str] = []
     look = Look(manifest, inputs)
@@ -102,7 +105,18 @@ def _band(step: Step, largest: int, number: int, steps: int) -> Markup:
 def _yaml(recipe: Mapping[str, Any]) -> str:
     import yaml
 
-    return str(yaml.safe_dump(friendly(recipe), sort_keys=False, allow_unicode=True, width=100))
+    return str(yaml.safe_dump(_in_order(friendly(recipe)), sort_keys=False, allow_unicode=True, width=100))
+
+
+def _in_order(value: Any) -> Any:
+    """Keys in the order in which people write a recipe; the manifest sorts them."""
+    if isinstance(value, list):
+        return [_in_order(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    known = {key: at for at, key in enumerate(_ORDER)}
+    keys = sorted(value, key=lambda key: (known.get(key, len(known)), list(value).index(key)))
+    return {key: _in_order(value[key]) for key in keys}
 
 
 @lru_cache(maxsize=1)
@@ -112,7 +126,6 @@ def _template() -> Template:
     environment.filters["n"] = lambda value: f"{value:,}"
     environment.filters["percent"] = _percent
     environment.filters["bytes"] = _bytes
-    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     environment.globals["css"] = Markup(folder.joinpath("page.css").read_text("utf-8"))
     return environment.from_string(folder.joinpath("page.html").read_text("utf-8"))
 

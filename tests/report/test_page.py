@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from curation.explain import input_files
+from curation.io.manifest import Manifest, read_manifest
 from curation.report import draw
 from curation.report.facts import flow
 from curation.report.page import render
@@ -42,6 +43,13 @@ def test_page__is_the_same_for_the_same_build(two, html, tmp_path):
     again = build_of(tmp_path, TWO_OUTPUTS)
     assert render(again.manifest, input_files(again.manifest)) == html
     assert str(tmp_path) not in html
+
+
+def test_page__is_the_same_before_and_after_the_manifest_is_written(two):
+    content = dict(reversed(two.manifest.content.items()))
+    assert render(Manifest(two.path, content)) == render(two.manifest)
+    assert two.manifest.content == read_manifest(two.path).content
+    assert render(read_manifest(two.path)) == render(two.manifest)
 
 
 def test_page__holds_no_time_and_no_host(two, html):
