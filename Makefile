@@ -4,7 +4,7 @@
 SHELL = /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
-BENCH ?= --list
+BENCH ?=
 
 BIN = $(VENV)/bin
 RECIPE = pipelines/quickstart/recipe.yaml
@@ -18,7 +18,7 @@ help:
 	@echo 'make quickstart   install into $(VENV), make the example data, build the example, name its report'
 	@echo 'make test         install the test tools too; ruff, mypy and pytest'
 	@echo 'make lint         ruff and mypy only'
-	@echo 'make bench        list the benchmarks; make bench BENCH=NAME runs one'
+	@echo 'make bench        run a benchmark: make bench BENCH=NAME'
 	@echo 'make clean        remove $(VENV), build/, $(DATA) and caches'
 
 quickstart: $(VENV)/.package $(DATA)
@@ -33,7 +33,7 @@ lint: $(VENV)/.tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.tools
 	$(BIN)/python -m benchmarks $(BENCH)
 
 $(VENV)/.package: pyproject.toml
@@ -47,10 +47,6 @@ $(VENV)/.package: pyproject.toml
 # Dependency groups (PEP 735) are read by pip 25.1 and newer; the rule above has brought one.
 $(VENV)/.tools: $(VENV)/.package
 	$(BIN)/python -m pip install --quiet --group dev
-	@touch $@
-
-$(VENV)/.bench: $(VENV)/.tools
-	$(BIN)/python -m pip install --quiet --group bench
 	@touch $@
 
 $(DATA): pipelines/quickstart/make_data.py $(VENV)/.package
