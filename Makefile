@@ -25,13 +25,18 @@ quickstart: $(VENV)/.package $(DATA)
 	$(BIN)/curate build $(RECIPE)
 	@$(BIN)/python -c "import curation; print('report:', curation.open('$(RESULT)').manifest.path('report'))"
 
-test: lint
-	$(BIN)/python -m pytest
+# All checks run even if one fails, so that everything wrong shows in one go; pytest's closing line comes last.
+test: $(VENV)/.tools
+	@code=0; $(LINT) \
+	echo '$$ pytest'; $(BIN)/python -m pytest || code=1; \
+	exit $$code
 
 lint: $(VENV)/.tools
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict
+	@code=0; $(LINT) exit $$code
+
+LINT = echo '$$ ruff check .'; $(BIN)/ruff check . || code=1; \
+	echo '$$ ruff format --check .'; $(BIN)/ruff format --check . || code=1; \
+	echo '$$ mypy --strict'; $(BIN)/mypy --strict || code=1;
 
 bench: $(VENV)/.tools
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -40,13 +45,13 @@ $(VENV)/.package: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "$(PYTHON): Python 3.11 or newer is needed; say e.g. make PYTHON=python3.12 quickstart" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install -qq --editable .
 	@touch $@
 
 # Dependency groups (PEP 735) are read by pip 25.1 and newer; the rule above has brought one.
 $(VENV)/.tools: $(VENV)/.package
-	$(BIN)/python -m pip install --quiet --group dev
+	$(BIN)/python -m pip install -qq --group dev
 	@touch $@
 
 $(DATA): pipelines/quickstart/make_data.py $(VENV)/.package

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from curation.flow.bind import Bound
+    from curation.flow.build import BuildOptions
 
 
 @click.command(
@@ -45,7 +46,7 @@ def command(recipe: str, overrides: tuple[str, ...], out: str | None, **given: A
     run = BuildOptions(work=None if work is None else Path(work).absolute(), **given)
     bound = bind(loaded, sample=run.sample)
     lines = estimate(bound)
-    workers, sharing, memory = _surroundings(bound, run.workers, run.scheduler, run.memory)
+    workers, sharing, memory = _surroundings(bound, run)
     rows = [
         [line.phase, f"{line.rows:,}", f"{line.jobs:,}", size(IDLE_BYTES + line.memory * sharing), size(line.disk)]
         for line in lines
@@ -59,22 +60,15 @@ def command(recipe: str, overrides: tuple[str, ...], out: str | None, **given: A
     refuse(lines, memory=memory, sharing=sharing, out=targets[0], work=folder)
 
 
-def _surroundings(bound: Bound, workers: int | None, scheduler: str | None, memory: int | None) -> tuple[str, int, int]:
+def _surroundings(bound: Bound, options: BuildOptions) -> tuple[str, int, int]:
     """Who would do the work, how many tasks share a process, and the memory of one."""
-    import os
+    from curation.flow.build import choose_executor, default_memory
 
-    import psutil
-
-    from curation.flow.build import SMALL_BYTES
-
-    cores = workers or len(os.sched_getaffinity(0))
-    decoded = sum(each.bytes for each in bound.inputs.values())
-    processes = workers is not None or scheduler is not None or decoded > SMALL_BYTES
-    free = int(0.8 * psutil.virtual_memory().available)
-    if not processes:
-        return count(cores, "thread"), cores, memory or free
-    name = f"cluster {scheduler}" if scheduler else count(cores, "process", "processes")
-    return name, 1, memory or free // cores
+    name, workers = choose_executor(bound, options)
+    if name == "threads":
+        return count(workers, "thread"), workers, options.memory or default_memory(1)
+    who = f"cluster {options.scheduler}" if options.scheduler else count(workers, "process", "processes")
+    return who, 1, options.memory or default_memory(workers)
 
 
 def _standing(bound: Bound, targets: list[Path]) -> str:

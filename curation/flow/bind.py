@@ -20,7 +20,7 @@ from curation.hashing import HASH_VERSION
 from curation.io.chunks import Chunk, cut
 from curation.io.files import FileRef, InputError, find_files
 from curation.io.formats import Layout, UnreadableError, open_file
-from curation.keys import content_key
+from curation.keys import content_key, in_given_order
 from curation.recipe.model import Gate, InputSpec, OutputSpec, Recipe
 from curation.stages import make_stage
 from curation.stages.base import BindError
@@ -69,6 +69,7 @@ class Bound:
     gates: Mapping[str, tuple[GateSpec, ...]]
     build_id: str
     versions: Mapping[str, str]
+    sample: float
 
     def chunks_of(self, name: str) -> tuple[Chunk, ...]:
         """Chunks of an input."""
@@ -289,7 +290,7 @@ def _users_metadata(schema: pa.Schema) -> dict[bytes, bytes] | None:
 
 
 def _gate(gate: Gate, index: int) -> GateSpec:
-    about = f" by {gate.by}" if gate.by else ""
+    about = f" by {gate.by}" if gate.by else f" in {', '.join(gate.columns)}" if gate.columns else ""
     return GateSpec(
         gate.kind, gate.limit, gate.by, tuple(gate.columns or ()), f"expect[{index}] {gate.kind}: {gate.limit:g}{about}"
     )
@@ -354,9 +355,9 @@ def bind(
     graph = Graph(sources, tuple(steps), schemas, content_key("root", stamps))
     _distinct_paths(inputs)
     files = {name: [[f.relative, f.key] for f in each.files] for name, each in sorted(inputs.items())}
-    build_id = content_key("build", recipe.canonical(redacted=False), stamps, files, sample)[:16]
+    build_id = content_key("build", in_given_order(recipe.canonical(redacted=False)), stamps, files, sample)[:16]
     outputs = {output.name: output for output in recipe.outputs}
-    return Bound(recipe, graph, inputs, outputs, targets, gates, build_id, stamps)
+    return Bound(recipe, graph, inputs, outputs, targets, gates, build_id, stamps, sample)
 
 
 def _distinct_paths(inputs: Mapping[str, BoundInput]) -> None:

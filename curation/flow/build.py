@@ -138,7 +138,7 @@ def build(recipe: Recipe, options: BuildOptions | None = None, events: Events | 
         executor = make_executor(bound, options, work)
         stack.callback(executor.close)
         stack.callback(release)
-        memory = options.memory or default_memory(executor)
+        memory = options.memory or default_memory(executor.workers if executor.name == "dask" else 1)
         sharing = executor.workers if executor.name == "threads" else 1
         refuse(estimate(bound), memory=memory, sharing=sharing, out=next(iter(outputs.values())), work=work)
         store = Store(str(work))
@@ -166,14 +166,19 @@ def _current(bound: Bound, outputs: Mapping[str, Path]) -> dict[str, Manifest] |
     return found
 
 
-def make_executor(bound: Bound, options: BuildOptions, work: Path) -> Executor:
-    """Choose where tasks run: as asked, threads for small inputs, worker processes above that."""
+def choose_executor(bound: Bound, options: BuildOptions) -> tuple[ExecutorName, int]:
+    """Say where tasks will run, and on how many workers: as asked, threads for small inputs, else processes."""
     size = sum(each.bytes for each in bound.inputs.values())
     name = options.executor
     if name is None:
         asked = options.workers is not None or options.scheduler is not None
         name = "dask" if asked or size > SMALL_BYTES else "threads"
-    workers = options.workers or len(os.sched_getaffinity(0))
+    return name, 1 if name == "serial" else options.workers or len(os.sched_getaffinity(0))
+
+
+def make_executor(bound: Bound, options: BuildOptions, work: Path) -> Executor:
+    """Start what :func:`choose_executor` has chosen."""
+    name, workers = choose_executor(bound, options)
     if name == "serial":
         return Serial()
     if name == "threads":
@@ -191,9 +196,8 @@ def make_executor(bound: Bound, options: BuildOptions, work: Path) -> Executor:
     return executor
 
 
-def default_memory(executor: Executor) -> int:
-    """80 % of the free memory, shared by worker processes."""
-    processes = executor.workers if executor.name == "dask" else 1
+def default_memory(processes: int) -> int:
+    """80 % of the free memory, shared by so many processes."""
     return int(0.8 * psutil.virtual_memory().available / processes)
 
 
@@ -270,6 +274,7 @@ class _Build:
             "dropped": 0,
             "not_selected": 0,
             "not_selected_by_file": {},
+            "keys_hashed_again": sorted(self._passes.progress.salted.get(name, ())),
             "quarantined": sum(skip.stop - skip.start for chunk in chunks for skip in chunk.skips),
             "unreadable_files": [{"path": x.file.relative, "reason": x.reason} for x in each.lost],
         }
@@ -315,6 +320,7 @@ class _Build:
                 "seed": self._bound.recipe.seed,
                 "recipe": self._bound.recipe.canonical(),
                 "versions": dict(self._bound.versions),
+                "sample": self._bound.sample,
                 "inputs": accounts["inputs"],
                 "stages": accounts["stages"],
                 "stage_order": [step.name for step in self._bound.graph.steps],
@@ -332,7 +338,7 @@ class _Build:
             previous = self._previous(root, output)
             self._write_run(meta, started, previous)
             manifest = Manifest(root, content)
-            write_report(meta / "report.html", manifest)
+            write_report(meta / "report.html", manifest, self._input_files())
             put_manifest(root, content)
         clean_up(root, [build_id, *previous])
         return manifest
@@ -365,6 +371,13 @@ class _Build:
         )
         commits.reached("meta:published")
 
+    def _input_files(self) -> dict[str, list[Path]]:
+        lost = {name: {x.file.path for x in each.lost} for name, each in self._bound.inputs.items()}
+        return {
+            name: [Path(file.path) for file in each.files if file.path not in lost[name]]
+            for name, each in self._bound.inputs.items()
+        }
+
     def _previous(self, root: Path, output: OutputSpec) -> list[str]:
         try:
             before = generations(root)
@@ -380,6 +393,8 @@ class _Build:
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "seconds": round(time.perf_counter() - started, 3),
                 "host": socket.gethostname(),
+                "root": self._bound.recipe.root,
+                "work": str(Path(self._runner.store.root).absolute()),
                 "python": platform.python_version(),
                 "executor": {"name": executor.name, "workers": executor.workers},
                 "memory_bytes": self._runner.memory,

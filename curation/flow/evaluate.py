@@ -125,7 +125,8 @@ def row_ids(source: Source, chunk: Chunk, table: pa.Table, numbers: Any, salted:
     if chunk.stop >= 1 << ROW_BITS:
         raise BuildError(f"{chunk.place()}: more than 2^{ROW_BITS} rows in one file; give the input a `key:`")
     high = np.uint64(path_bits(source.name, chunk.file.relative) << ROW_BITS)
-    return high | numbers.astype(np.uint64)
+    placed: Ids = high | numbers.astype(np.uint64)
+    return placed
 
 
 def read_source(

@@ -111,7 +111,7 @@ class Passes:
         parts = max(1, -(-rows // REPEATS_ROWS))
         keys = tuple(job.key for job in jobs)
         found = self._runner.run(
-            f"{name}: equal keys", [RepeatsJob(keys, i, parts, rows // parts + 1) for i in range(parts)]
+            f"{name}: equal keys", [RepeatsJob(keys, i, parts, (rows + parts - 1 - i) // parts) for i in range(parts)]
         )
         suspects = {value for mark in found for value in mark["repeats"]}
         if suspects:

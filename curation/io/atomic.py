@@ -18,9 +18,9 @@ TEMPORARY = ".tmp-"
 """Prefix of every unfinished file; nothing with this prefix is ever read."""
 
 
-def dump_json(value: Any) -> str:
+def dump_json(value: Any, *, sort: bool = True) -> str:
     """Write JSON that is the same for the same value: keys sorted, no spaces to spare, floats exact."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return json.dumps(value, sort_keys=sort, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def write_atomic(path: Path, write: Callable[[Path], None], *, written: str, named: str, durable: bool = False) -> None:
@@ -59,9 +59,11 @@ def write_atomic(path: Path, write: Callable[[Path], None], *, written: str, nam
     commits.reached(named)
 
 
-def write_json(path: Path, value: Any, *, written: str, named: str, durable: bool = False) -> None:
-    """Write a small JSON file by :func:`write_atomic`."""
-    text = dump_json(value) + "\n"
+def write_json(
+    path: Path, value: Any, *, written: str, named: str, durable: bool = False, sort: bool = True
+) -> None:
+    """Write a small JSON file by :func:`write_atomic`; without ``sort``, keys stay in their order."""
+    text = dump_json(value, sort=sort) + "\n"
     write_atomic(path, lambda to: void(to.write_text(text, "utf-8")), written=written, named=named, durable=durable)
 
 

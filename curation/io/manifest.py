@@ -108,8 +108,8 @@ def generations(root: Path) -> list[str]:
 
 def put_manifest(root: Path, content: Mapping[str, Any]) -> None:
     """Make a generation the current one: the only step that readers notice."""
-    write_json(root / "meta" / str(content["build_id"]) / NAME, content, **_META, durable=True)
-    write_json(root / NAME, content, written="manifest:written", named="manifest:named", durable=True)
+    write_json(root / "meta" / str(content["build_id"]) / NAME, content, **_META, durable=True, sort=False)
+    write_json(root / NAME, content, written="manifest:written", named="manifest:named", durable=True, sort=False)
 
 
 _META = {"written": "meta:published", "named": "meta:published"}

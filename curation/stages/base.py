@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curation.engine.store import Mark, Store
-from curation.keys import content_key
+from curation.keys import content_key, in_given_order
 from curation.methods.base import Params
 from curation.types import Ids, copies_of, ids_of
 
@@ -90,7 +90,7 @@ class Stage(ABC, Generic[P]):
 
     def key(self, use: str) -> str:
         """Content key of what the stage does, apart from its input."""
-        options = self.params.model_dump(mode="json")
+        options = in_given_order(self.params.model_dump(mode="json"))
         return content_key("stage", use, self.params.version, self.name, options, self.seed)
 
     @abstractmethod

@@ -41,8 +41,10 @@ class SplitStage(Stage[Split]):
             known = np.asarray(values.is_valid())
             ids[known] = key_hashes(values.drop_null(), salt="split", bits=63)
         u = uniform(stream_key(self.seed, self.name, "split"), ids)
-        port = split_port(u, list(self.params.shares.values()))
-        return Outcome({name: keep(table, port == i) for i, name in enumerate(self.params.shares)})
+        # By name, so that the order in which a recipe lists the parts does not matter.
+        names = sorted(self.params.shares)
+        port = split_port(u, [self.params.shares[name] for name in names])
+        return Outcome({name: keep(table, port == i) for i, name in enumerate(names)})
 
 
 STAGE = SplitStage
