@@ -133,7 +133,7 @@ def build(recipe: Recipe, options: BuildOptions | None = None, events: Events | 
             return BuildResult(current, fresh=False, seconds=time.perf_counter() - started)
     work = work_folder(recipe, options)
     with ExitStack() as stack:
-        for path in sorted(outputs.values()):
+        for path in sorted({*outputs.values(), work}):
             stack.enter_context(held(path))
         executor = make_executor(bound, options, work)
         stack.callback(executor.close)
@@ -218,6 +218,7 @@ class _Build:
         passes.fit()
         census, ledger = passes.census()
         results = {name: passes.shards(target, census) for name, target in self._bound.targets.items()}
+        self._refuse_changed()
         accounts = self._accounts(census)
         measured = {name: self._gates(name, result) for name, result in results.items()}
         failed = [f"{name}: {text}" for name, found in measured.items() for each in found for text in each["failed"]]
@@ -227,6 +228,15 @@ class _Build:
         for name, result in results.items():
             manifests[name] = self._publish(name, result, accounts, measured[name], ledger, started)
         return manifests
+
+    def _refuse_changed(self) -> None:
+        for name, each in self._bound.inputs.items():
+            for file in each.files:
+                if file.changed():
+                    raise BuildError(
+                        f"input '{name}': {file.path} was changed while the build read it; nothing is published, run the "
+                        "same command again when the file is complete"
+                    )
 
     # The balance
 

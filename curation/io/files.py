@@ -36,6 +36,15 @@ class FileRef:
     format: str
     size: int
     key: str
+    mtime_ns: int = 0
+
+    def changed(self) -> bool:
+        """Whether the file is gone or has been written to since it was looked at."""
+        try:
+            stat = Path(self.path).stat()
+        except OSError:
+            return True
+        return (stat.st_size, stat.st_mtime_ns) != (self.size, self.mtime_ns)
 
 
 def format_of(path: Path, stated: str | None = None) -> str:
@@ -140,4 +149,4 @@ def file_ref(path: Path, relative: str, stated: str | None = None, *, verify: bo
                 key = content_key("file", stat.st_size, stat.st_mtime_ns, stat.st_ino, digest.hexdigest())
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return FileRef(str(path), relative, format_of(path, stated), stat.st_size, key)
+    return FileRef(str(path), relative, format_of(path, stated), stat.st_size, key, stat.st_mtime_ns)

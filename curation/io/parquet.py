@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from curation.io.formats import Layout, Piece, UnreadableError
 
 STREAM_BYTES = 128 << 20
-"""A row group above this size is decoded in batches rather than at once."""
+"""A row group above this size, or of more than twice ``BATCH_ROWS``, is decoded in batches rather than at once."""
 BATCH_ROWS = 65_536
 
 
@@ -36,10 +36,12 @@ class ParquetReader:
         group = self._file.metadata.row_group(piece)
         names = list(columns)
         try:
-            if group.total_byte_size <= STREAM_BYTES:
+            # The size is that of encoded pages: a repeated long text counts once there, so rows bound it, too.
+            if group.total_byte_size <= STREAM_BYTES and group.num_rows <= 2 * BATCH_ROWS:
                 yield self._file.read_row_group(piece, columns=names, use_threads=False).select(names)
             else:
-                rows = max(1, BATCH_ROWS * STREAM_BYTES // group.total_byte_size // 2)
+                size = max(group.total_byte_size, 1)
+                rows = max(1, min(BATCH_ROWS, group.num_rows * STREAM_BYTES // size // 2))
                 for batch in self._file.iter_batches(
                     batch_size=rows, row_groups=[piece], columns=names, use_threads=False
                 ):
