@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -89,7 +90,7 @@ class DaskExecutor:
         self.workers = max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
 
     def probe(self, folder: Path) -> None:
-        """Make sure that every worker has this version of the package and sees ``folder``.
+        """Make sure that every worker has this version of the package, a like processor, and sees ``folder``.
 
         Raises
         ------
@@ -103,7 +104,12 @@ class DaskExecutor:
         token.write_text(str(os.getpid()), "utf-8")
         try:
             for address, found in self._client.run(_look, str(token)).items():
-                version, content = found
+                version, content, machine = found
+                if machine != platform.machine():
+                    raise BuildError(
+                        f"worker {address}: runs on {machine}, this is {platform.machine()}; the last bit of a sum may "
+                        "differ between them, so use workers of one kind"
+                    )
                 if version != __version__:
                     raise BuildError(
                         f"worker {address}: has curation {version}, this is {__version__}; install the same version"
@@ -161,10 +167,11 @@ class DaskExecutor:
             self._cluster.close(timeout=10)
 
 
-def _look(token: str) -> tuple[str, str]:
+def _look(token: str) -> tuple[str, str, str]:
     from curation import __version__
 
     try:
-        return __version__, Path(token).read_text("utf-8")
+        content = Path(token).read_text("utf-8")
     except OSError:
-        return __version__, ""
+        content = ""
+    return __version__, content, platform.machine()

@@ -23,13 +23,17 @@ from curation.types import Ids, ids_of
 DECODE_BYTES = 128 << 20
 """Largest row group that is decoded at once (see ``curation.io.parquet``)."""
 
+BASE_BYTES = 32 << 20
+"""Buffers of readers, writers and kernels, whatever the rows."""
+
 UNUSED = "not in any output"
 """Reason of rows that reach a point of the graph from which nothing is read."""
 
 
 def chunk_memory(chunk: Chunk | Made) -> int:
     """Peak memory of a chunk on its way: the decoded piece, the rows, and what stages make of them."""
-    return DECODE_BYTES + 4 * chunk.bytes
+    piece = chunk.piece_bytes if isinstance(chunk, Chunk) else 0
+    return BASE_BYTES + min(DECODE_BYTES, 2 * piece) + 4 * chunk.bytes
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Chunk:
     """A row range of one file.
 
     ``start`` counts rows of the file; ``spans`` cover the range in order. ``skips`` are rows that are not to be read.
-    ``bytes`` estimates the decoded size of all columns.
+    ``bytes`` estimates the decoded size of all columns, ``piece_bytes`` that of the largest piece that it touches.
     """
 
     input: str
@@ -56,6 +56,7 @@ class Chunk:
     stop: int
     spans: tuple[Span, ...]
     bytes: int
+    piece_bytes: int = 0
     skips: tuple[Skip, ...] = field(default=())
 
     @cached_property
@@ -105,7 +106,8 @@ def cut(name: str, file: FileRef, layout: Layout) -> list[Chunk]:
     chunks, start = [], 0
     for spans in groups:
         rows = sum(span.stop - span.start for span in spans)
-        chunks.append(Chunk(name, file, start, start + rows, tuple(spans), int(rows * per_row)))
+        largest = max(layout.pieces[span.piece].bytes for span in spans)
+        chunks.append(Chunk(name, file, start, start + rows, tuple(spans), int(rows * per_row), largest))
         start += rows
     return chunks
 

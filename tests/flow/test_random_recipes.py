@@ -116,7 +116,7 @@ def sampled(draw: Any, draft: Draft) -> None:
 
 
 def grown(draw: Any, draft: Draft) -> None:
-    if not draft.has("lang", "x"):
+    if draft.copied or not draft.has("lang", "x"):
         return
     features = [draft.names["x"]]
     if draft.has("weight") and draw(st.booleans()):

@@ -24,7 +24,7 @@ def stage_of(use: str, params: Any, schema: pa.Schema, *, name: str = "here", se
     return stage
 
 
-def rows_of(n: int, *, start: int = 0, **columns: Any) -> pa.Table:
+def rows_of(n: int, /, *, start: int = 0, **columns: Any) -> pa.Table:
     """A table with row ids (spread like hashes) and the given columns."""
     ids = (np.arange(start, start + n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(1)
     return pa.table(columns | {ROW_ID: ids})

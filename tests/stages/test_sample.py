@@ -295,10 +295,11 @@ def test_sample__names_the_row_of_a_bad_weight(value):
         ({"n": 1, "weight": "g"}, "column 'g' is string, a weight is a number"),
         ({"n": 1, "by": "tags"}, "column 'tags' is nested"),
         ({"quotas": {"x": 1}, "by": "w"}, "values 'x' are not all double, as column 'w' is"),
+        ({"n": 1, "replacement": True}, "rows come in as copies already"),
     ],
 )
 def test_sample__refuses_columns_that_do_not_fit(options, message):
-    schema = pa.schema([("g", pa.string()), ("w", pa.float64()), ("tags", pa.list_(pa.int8()))])
+    schema = pa.schema([("g", pa.string()), ("w", pa.float64()), ("tags", pa.list_(pa.int8())), (COPY, pa.uint32())])
     with pytest.raises(BindError, match=message):
         stage_of("sample", Sample.model_validate(options), schema)
 
