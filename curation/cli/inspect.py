@@ -54,7 +54,8 @@ def _facts(manifest: Manifest) -> dict[str, str]:
     if run:
         executor = run["executor"]
         facts["built"] = (
-            f"{run['finished']} in {duration(run['seconds'])} by {executor['workers']} {executor['name']} workers"
+            f"{run['finished']} in {duration(run['seconds'])}, "
+            f"{executor['name']}, {count(executor['workers'], 'worker')}"
         )
     work = work_of(manifest)
     if work is not None:

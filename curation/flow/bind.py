@@ -164,15 +164,11 @@ class _Binder:
     def _columns(self, name: str, spec: InputSpec, schema: pa.Schema) -> list[str] | None:
         before = len(self.problems)
         for i, column in enumerate(spec.columns or []):
-            fault = missing(schema, column, ("inputs", name, "columns", i))
-            if fault:
-                self.add(fault.path, fault.message, fault.hint)
-        if spec.key is not None:
-            fault = missing(schema, spec.key, ("inputs", name, "key"))
-            if fault:
-                self.add(fault.path, fault.message, fault.hint)
-            elif pa.types.is_nested(schema.field(spec.key).type) or pa.types.is_floating(schema.field(spec.key).type):
-                self.add(("inputs", name, "key"), f"column {spec.key!r} is {schema.field(spec.key).type}, not a key")
+            self._there(schema, column, ("inputs", name, "columns", i))
+        if spec.key is not None and self._there(schema, spec.key, ("inputs", name, "key")):
+            kind = schema.field(spec.key).type
+            if pa.types.is_nested(kind) or pa.types.is_floating(kind):
+                self.add(("inputs", name, "key"), f"column {spec.key!r} is {kind}, not a key")
             elif ROW_ID in schema.names:
                 self.add(("inputs", name, "key"), f"the files carry {ROW_ID!r} already, which names the rows")
         if spec.where is not None:
@@ -180,6 +176,20 @@ class _Binder:
                 RowExpression.parse(spec.where).check_predicate(schema)
             except ExpressionError as error:
                 self.add(("inputs", name, "where"), str(error))
+        self._own(name, schema)
+        if len(self.problems) > before:
+            return None
+        if spec.columns is None:
+            return list(schema.names)
+        return [*spec.columns, *(n for n in schema.names if n in OWN_COLUMNS and n not in spec.columns)]
+
+    def _there(self, schema: pa.Schema, column: str, path: tuple[str | int, ...]) -> bool:
+        fault = missing(schema, column, path)
+        if fault:
+            self.add(fault.path, fault.message, fault.hint)
+        return fault is None
+
+    def _own(self, name: str, schema: pa.Schema) -> None:
         for own, kind in OWN_COLUMNS.items():
             if own in schema.names and schema.field(own).type != kind:
                 self.add(
@@ -187,11 +197,26 @@ class _Binder:
                     f"column {own!r} is {schema.field(own).type}, a name that the build uses itself for {kind}",
                     "rename the column in the files",
                 )
-        if len(self.problems) > before:
-            return None
-        if spec.columns is None:
-            return list(schema.names)
-        return [*spec.columns, *(n for n in schema.names if n in OWN_COLUMNS and n not in spec.columns)]
+
+    # stages
+
+    def steps(self, schemas: dict[str, pa.Schema]) -> list[Step]:
+        """Bind the stages in order; ``schemas`` gains those of their outputs."""
+        steps = []
+        for each in self.recipe.stages:
+            schema = schemas.get(each.source)
+            if schema is None:  # a problem further up is reported already
+                continue
+            stage = make_stage(each.use, each.name, each.params, self.recipe.seed)
+            try:
+                out = stage.bind(schema)
+            except BindError as error:
+                for fault in error.faults:
+                    self.add(("stages", each.index, *fault.path), fault.message, fault.hint)
+                continue
+            steps.append(Step(each.use, each.source, stage))
+            schemas.update({ref: out for ref in steps[-1].refs})
+        return steps
 
     # outputs
 
@@ -331,20 +356,7 @@ def bind(
         if found is not None:
             inputs[name], sources[name] = found
             schemas[name] = sources[name].schema
-    steps = []
-    for each in recipe.stages:
-        stage = make_stage(each.use, each.name, each.params, recipe.seed)
-        schema = schemas.get(each.source)
-        if schema is None:  # a problem further up is reported already
-            continue
-        try:
-            out = stage.bind(schema)
-        except BindError as error:
-            for fault in error.faults:
-                binder.add(("stages", each.index, *fault.path), fault.message, fault.hint)
-            continue
-        steps.append(Step(each.use, each.source, stage))
-        schemas.update(dict.fromkeys(steps[-1].refs, out))
+    steps = binder.steps(schemas)
     targets, gates = {}, {}
     for output in recipe.outputs:
         if output.source in schemas:

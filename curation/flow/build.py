@@ -67,7 +67,7 @@ class BuildOptions:
     executor
         ``serial``, ``threads`` or ``dask``; ``None`` chooses.
     memory
-        Bytes that a worker may use, those of an idle worker (350 MB) included; ``None`` is 80 % of what is free, shared.
+        Bytes that a worker may use, those of an idle one (350 MB) included; ``None`` is 80 % of what is free, shared.
     work
         Folder for intermediates; default beside the output.
     sample
@@ -234,8 +234,8 @@ class _Build:
             for file in each.files:
                 if file.changed():
                     raise BuildError(
-                        f"input '{name}': {file.path} was changed while the build read it; nothing is published, run the "
-                        "same command again when the file is complete"
+                        f"input '{name}': {file.path} was changed while the build read it; nothing is published, run "
+                        "the same command again when the file is complete"
                     )
 
     # The balance
@@ -248,22 +248,9 @@ class _Build:
         }
         for chunk, mark in census:
             if isinstance(chunk, Chunk):
-                account = inputs[chunk.input]
-                account["kept"] += mark["kept"]
-                account["dropped"] += mark["read"] - mark["kept"]
-                account["not_selected"] += mark["not_selected"]
-                per_file = account["not_selected_by_file"]
-                if mark["not_selected"]:
-                    per_file[chunk.file.relative] = per_file.get(chunk.file.relative, 0) + mark["not_selected"]
+                _add_to_input(inputs[chunk.input], chunk, mark)
             for name, flow in mark["stages"].items():
-                if name not in stages:
-                    continue
-                stage = stages[name]
-                stage["in"] += flow["into"]
-                stage["created"] += flow["created"]
-                stage["out"] += flow["out"]
-                for reason, rows in flow["dropped"].items():
-                    stage["dropped"][reason] = stage["dropped"].get(reason, 0) + rows
+                _add_to_stage(stages[name], flow)
         for name, account in inputs.items():
             ends = account["kept"] + account["dropped"] + account["not_selected"] + account["quarantined"]
             if ends != account["read"]:
@@ -415,3 +402,20 @@ class _Build:
             written="meta:published",
             named="meta:published",
         )
+
+
+def _add_to_input(account: dict[str, Any], chunk: Chunk, mark: Mark) -> None:
+    account["kept"] += mark["kept"]
+    account["dropped"] += mark["read"] - mark["kept"]
+    account["not_selected"] += mark["not_selected"]
+    if mark["not_selected"]:
+        per_file = account["not_selected_by_file"]
+        per_file[chunk.file.relative] = per_file.get(chunk.file.relative, 0) + mark["not_selected"]
+
+
+def _add_to_stage(account: dict[str, Any], flow: Mark) -> None:
+    account["in"] += flow["into"]
+    account["created"] += flow["created"]
+    account["out"] += flow["out"]
+    for reason, rows in flow["dropped"].items():
+        account["dropped"][reason] = account["dropped"].get(reason, 0) + rows

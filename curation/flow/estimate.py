@@ -45,18 +45,20 @@ def estimate(bound: Bound) -> list[Line]:
     lines.append(Line("census and ledger", rows, jobs, memory, 16 * rows, smaller))
     for name, target in bound.targets.items():
         shard = min(target.shard_rows, max(1, rows)) * (size // max(1, rows))
-        mend = f"set {'output' if len(bound.targets) == 1 else f'outputs.{name}'}.shard_rows <= {_fit_rows(bound, shard, target.shard_rows)}"
+        option = "output" if len(bound.targets) == 1 else f"outputs.{name}"
+        mend = f"set {option}.shard_rows <= {_fit_rows(shard, target.shard_rows)}"
+        shards = -(-rows // target.shard_rows)
         if target.order != "input":
             lines.append(Line(f"{name}: scatter", rows, jobs, memory, size, smaller))
             lines.append(
                 Line(f"{name}: shards", rows, -(-rows // target.shard_rows), 4 * shard + (64 << 20), size, mend)
             )
         else:
-            lines.append(Line(f"{name}: shards", rows, -(-rows // target.shard_rows), memory + 3 * shard, size, mend))
+            lines.append(Line(f"{name}: shards", rows, shards, memory + 3 * shard, size, mend))
     return lines
 
 
-def _fit_rows(bound: Bound, shard: int, shard_rows: int) -> str:
+def _fit_rows(shard: int, shard_rows: int) -> str:
     rows = max(1, shard_rows * (64 << 20) // max(1, shard))
     return f"{min(rows, shard_rows):_}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def cut_runs(
     edges.append(np.array([len(key) for key in keys], np.int64))
     shards = [
         [Slice(run[0], int(a), int(b)) for run, a, b in zip(runs, low, high, strict=True) if b > a]
-        for low, high in zip(edges, edges[1:], strict=False)
+        for low, high in pairwise(edges)
     ]
     return [shard for shard in shards if shard], [(name, sizes[name]) for name in names]
 

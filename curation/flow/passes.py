@@ -137,8 +137,8 @@ class Passes:
                 first, first_row = known[key]
                 if not quarantine:
                     raise BuildError(
-                        f"input '{name}': key {column} = {key!r} stands in {first.file.path}, row {first_row}, and again "
-                        f"in {chunk.file.path}, row {row}; keys name rows, so they must differ: choose another `key:`, "
+                        f"input '{name}': key {column} = {key!r} stands in {first.file.path}, row {first_row}, and "
+                        f"again in {chunk.file.path}, row {row}; keys name rows, so they must differ: choose another `key:`, "
                         "or set `on_bad_rows: quarantine` to keep the first of each"
                     )
                 reason = f"duplicate key {column} = {key!r}, first in {first.file.relative}, row {first_row}"
@@ -161,8 +161,8 @@ class Passes:
                     f"; first: {skip.reason}" if skip else f"; first: {each.lost[0].file.path}: {each.lost[0].reason}"
                 )
                 raise BuildError(
-                    f"input '{name}': {bad} of {each.rows} rows and {len(each.lost)} of {len(each.files)} files are bad, "
-                    f"max_bad is {each.spec.max_bad:g}{example}"
+                    f"input '{name}': {bad} of {each.rows} rows and {len(each.lost)} of {len(each.files)} files are "
+                    f"bad, max_bad is {each.spec.max_bad:g}{example}"
                 )
 
     # States of fits and artifacts.
