@@ -124,9 +124,7 @@ _TOKEN = re.compile(
       | (?P<comment>--|/\*|\#) | (?P<dollar>\$) | (?P<space>\s+) | (?P<other>\d[\w.]*|.)""",
     re.VERBOSE | re.DOTALL,
 )
-_ODD_PREFIX = re.compile(
-    r"\b(e|q|nq|r|br|rb)'", re.IGNORECASE
-)  # E'..', Q'[..]': other rules for what ends the text
+_ODD_PREFIX = re.compile(r"\b(e|q|nq|r|br|rb)'", re.IGNORECASE)  # E'..', Q'[..]': other rules for what ends the text
 _TRANSLATIONS = (
     (
         "to a string value",
@@ -284,14 +282,10 @@ def _refuse_words(text: str) -> None:
         if kind == "other" and word == ";":
             raise ExpressionError("unexpected ;; one expression is expected")
         if kind == "dollar" or (kind == "other" and word in "'\"`"):
-            raise ExpressionError(
-                f"unexpected {word}; text stands in 'single quotes', a column in \"double quotes\""
-            )
+            raise ExpressionError(f"unexpected {word}; text stands in 'single quotes', a column in \"double quotes\"")
         name = word.strip('"`').lower()
         if (kind == "word" and name in _CLOCK) or (after == "(" and name in _CLOCK_CALLS):
-            raise ExpressionError(
-                f"{name} reads the clock, so two builds would differ; write the date itself"
-            )
+            raise ExpressionError(f"{name} reads the clock, so two builds would differ; write the date itself")
         if kind == "word" and name == "select":
             raise ExpressionError(f"a subquery is not allowed; {_ROW_WISE}")
     odd = _ODD_PREFIX.search(_TOKEN.sub(lambda m: m.group() if m.lastgroup == "word" else m.group()[0], text))
@@ -311,9 +305,7 @@ def _walk(tree: Node, text: str) -> Iterator[Node]:
     while stack:
         node = stack.pop()
         yield node
-        kind, parts = (
-            next(iter(node.items())) if isinstance(node, dict) and len(node) == 1 else (str(node), None)
-        )
+        kind, parts = next(iter(node.items())) if isinstance(node, dict) and len(node) == 1 else (str(node), None)
         children = _children(kind, parts)
         if children is None:
             raise ExpressionError(_refusal(kind, parts, text))
@@ -356,9 +348,7 @@ def _allowed(function: Node, inputs: list[Node]) -> bool:
 def _refusal(kind: str, parts: Node, text: str) -> str:
     """Name what was refused as the author wrote it, and say why."""
     words = [(m.lastgroup, m.group().lower()) for m in _TOKEN.finditer(text) if m.lastgroup != "space"]
-    calls = [
-        word for (group, word), (_, after) in itertools.pairwise(words) if group == "word" and after == "("
-    ]
+    calls = [word for (group, word), (_, after) in itertools.pairwise(words) if group == "word" and after == "("]
     unknown = [word for word in calls if word not in FUNCTIONS and word not in _BEFORE_PARENTHESIS]
     if unknown:
         spoken = f"{unknown[0]}()"
@@ -411,17 +401,13 @@ def _readable(found: pa.DataType) -> bool:
             return all(_readable(found.field(i).type) for i in range(found.num_fields))
         lists = pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
         return lists and _readable(found.value_type)
-    unreadable = (
-        pa.types.is_decimal256(found) or pa.types.is_interval(found) or pa.types.is_run_end_encoded(found)
-    )
+    unreadable = pa.types.is_decimal256(found) or pa.types.is_interval(found) or pa.types.is_run_end_encoded(found)
     return not unreadable and not isinstance(found, pa.BaseExtensionType)
 
 
 def _polars_ready(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_nested(column.type) and any(chunk.offset for chunk in column.chunks):
-        compact = [
-            pa.concat_arrays([chunk]) for chunk in column.chunks
-        ]  # old Polars misreads slices of structs
+        compact = [pa.concat_arrays([chunk]) for chunk in column.chunks]  # old Polars misreads slices of structs
         column = pa.chunked_array(compact, column.type)
     while column.type != (wanted := _storage_type(column.type)):
         if isinstance(column.type, pa.BaseExtensionType):

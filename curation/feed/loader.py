@@ -76,9 +76,7 @@ class ShardSet:
         if len(paths) != len(rows):
             raise FeedError(f"rows: expected one number per shard, got {len(rows)} for {len(paths)} shards")
         if format not in ("arrow", "parquet"):
-            raise FeedError(
-                f"format: expected arrow or parquet, got {format}; export the build as one of them"
-            )
+            raise FeedError(f"format: expected arrow or parquet, got {format}; export the build as one of them")
         self._paths = [Path(path) for path in paths]
         self._starts = np.concatenate([[0], np.cumsum(np.asarray(rows, dtype=np.int64))]).astype(np.int64)
         self._format: Format = format
@@ -126,15 +124,11 @@ class ShardSet:
                     "restore it or build again"
                 )
             if schema is not None and not shard.schema.equals(schema):
-                raise FeedError(
-                    f"{path}: expected the schema of {self._paths[0].name}, got another; build again"
-                )
+                raise FeedError(f"{path}: expected the schema of {self._paths[0].name}, got another; build again")
             schema = shard.schema.remove_metadata()
             nullable |= shard.nullable()
         if schema is None:
-            raise FeedError(
-                "paths: expected at least one shard, got none; build with rows that pass the filters"
-            )
+            raise FeedError("paths: expected at least one shard, got none; build with rows that pass the filters")
         self._checked = (schema, frozenset(nullable))
         return self._checked
 
@@ -163,8 +157,7 @@ class ShardSet:
         positions = np.asarray(positions, dtype=np.int64)
         if positions.size and (positions.min() < 0 or positions.max() >= self.n_rows):
             raise FeedError(
-                f"positions: expected 0 <= position < {self.n_rows}, got {positions.min()} to "
-                f"{positions.max()}"
+                f"positions: expected 0 <= position < {self.n_rows}, got {positions.min()} to {positions.max()}"
             )
         readers = [_Column.of(schema.field(name), name in nullable) for name in names]
         outputs = [reader.empty(positions.shape[0]) for reader in readers]
@@ -259,8 +252,7 @@ class Loader:
         shards.check()
         if plan.n_rows != shards.n_rows:
             raise FeedError(
-                f"plan: expected {shards.n_rows} rows as in the shards, got {plan.n_rows}; take both of one "
-                "build"
+                f"plan: expected {shards.n_rows} rows as in the shards, got {plan.n_rows}; take both of one build"
             )
         self._plan, self._shards = plan, shards
         self._rank, self._world_size = rank, world_size
@@ -318,8 +310,7 @@ class Loader:
         step = state.get("step")
         if not isinstance(step, int) or not self._begin <= step <= self._end:
             raise FeedError(
-                f"state: expected {self._begin} <= step <= {self._end}, got {step}; set another epoch, or "
-                "none"
+                f"state: expected {self._begin} <= step <= {self._end}, got {step}; set another epoch, or none"
             )
         self._step = step
 
@@ -373,9 +364,7 @@ def _open_shard(path: Path, format: Format) -> _Shard:
     except FileNotFoundError as error:
         raise FeedError(f"{path}: expected a shard, got no such file; restore it or build again") from error
     except (OSError, pa.ArrowInvalid) as error:
-        raise FeedError(
-            f"{path}: expected a readable {format} file, got {error}; restore it or build again"
-        ) from error
+        raise FeedError(f"{path}: expected a readable {format} file, got {error}; restore it or build again") from error
 
 
 class _ArrowShard:
@@ -385,9 +374,7 @@ class _ArrowShard:
         reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
         self.schema = reader.schema
         self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        self.starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in self._batches])]).astype(
-            np.int64
-        )
+        self.starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in self._batches])]).astype(np.int64)
 
     @property
     def n_rows(self) -> int:
@@ -423,9 +410,7 @@ class _ParquetShard:
                 column = group.column(c)
                 statistics = column.statistics
                 counted = statistics is not None and statistics.has_null_count
-                if self._file.schema.column(c).max_definition_level and not (
-                    counted and statistics.null_count == 0
-                ):
+                if self._file.schema.column(c).max_definition_level and not (counted and statistics.null_count == 0):
                     found.add(column.path_in_schema.split(".")[0])
         return found
 
@@ -469,9 +454,7 @@ class _Column:
     def empty(self, n: int) -> Array:
         return np.empty((n, *self.shape), dtype=self.dtype)
 
-    def gather(
-        self, array: pa.Array, rows: NDArray[np.int64], output: Array, targets: NDArray[np.int64]
-    ) -> None:
+    def gather(self, array: pa.Array, rows: NDArray[np.int64], output: Array, targets: NDArray[np.int64]) -> None:
         """Write some rows of a record batch to their places."""
         if self.kind == "view":
             while pa.types.is_fixed_size_list(array.type):

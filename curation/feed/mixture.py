@@ -156,9 +156,7 @@ class Mixture:
 
 
 @njit()
-def _grow(
-    edges: NDArray[np.float64], order: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _grow(edges: NDArray[np.float64], order: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split the groups, largest first, as near to half of the share as can be, again and again."""
     n = order.shape[0]
     left = np.empty(n - 1, dtype=np.int64)

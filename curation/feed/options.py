@@ -20,9 +20,7 @@ from curation.methods.temperature import Temperature, temperature_shares
 
 GroupValue = str | int | float | bool | None
 
-_MAX_CELLS = (
-    1 << 22
-)  # segments x groups: 32 MiB of shares; with more groups a gradual schedule gets fewer segments
+_MAX_CELLS = 1 << 22  # segments x groups: 32 MiB of shares; with more groups a gradual schedule gets fewer segments
 
 
 @dataclass(frozen=True)
@@ -105,13 +103,9 @@ def check_options(options: FeedOptions, groups: Sequence[tuple[GroupValue, int]]
 
 def _check_mixture_fits(options: FeedOptions) -> None:
     if options.groups is None:
-        raise RecipeError(
-            "feed.mixture: expected groups, got none; set feed.groups to the column that names the group"
-        )
+        raise RecipeError("feed.mixture: expected groups, got none; set feed.groups to the column that names the group")
     if options.subset is not None and options.subset.replacement:
-        raise RecipeError(
-            "feed.subset.replacement: expected false with a mixture, got true; drop one of the two"
-        )
+        raise RecipeError("feed.subset.replacement: expected false with a mixture, got true; drop one of the two")
     if options.subset is not None and options.subset.tail != "carry":
         raise RecipeError(
             f"feed.subset.tail: expected carry with a mixture, got {options.subset.tail}; the cursors of a "
@@ -180,9 +174,7 @@ def segments_table(
         shares = _shares_at(rows, mixture.tau)[None, :]
     else:
         if n_draws < 2:
-            raise RecipeError(
-                f"feed.mixture.cooldown: expected >= 2 draws, got {n_draws}; use temperature instead"
-            )
+            raise RecipeError(f"feed.mixture.cooldown: expected >= 2 draws, got {n_draws}; use temperature instead")
         boundaries, temperatures = cooldown_segments(
             n_draws,
             start=mixture.start,
@@ -222,16 +214,12 @@ def _stated_shares(mixture: Shares, groups: Sequence[tuple[GroupValue, int]]) ->
     for (_, rows), text in zip(groups, texts, strict=True):
         value = stated[text]
         if not 0 <= value < math.inf:
-            raise RecipeError(
-                f"{key}[{text}]: expected a number >= 0, got {value}; state 0 to leave a group out"
-            )
+            raise RecipeError(f"{key}[{text}]: expected a number >= 0, got {value}; state 0 to leave a group out")
         if value > 0 and rows == 0:
             raise RecipeError(f"{key}[{text}]: expected 0 for a group without rows, got {value}")
     total = math.fsum(stated.values())
     if mixture.unit == "shares" and abs(total - 1) > 1e-6:
-        raise RecipeError(
-            f"{key}: expected a sum of 1, got {total:.9g}; use rows for parts that need not sum to 1"
-        )
+        raise RecipeError(f"{key}: expected a sum of 1, got {total:.9g}; use rows for parts that need not sum to 1")
     if not total > 0:
         raise RecipeError(f"{key}: expected a sum > 0, got {total:g}; give at least one group a value > 0")
     return np.array([stated[text] for text in texts]) / total

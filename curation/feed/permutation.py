@@ -62,13 +62,9 @@ def derive_key(seed: int, *names: str | int) -> np.uint64:
     text = "\0".join(map(str, names))
     if names and text.count("\0") != len(names) - 1:
         i = next(i for i, name in enumerate(names) if "\0" in str(name))
-        raise ValueError(
-            f"names[{i}]: expected no NUL character, got {names[i]!r}; encode the name, e.g. as JSON"
-        )
+        raise ValueError(f"names[{i}]: expected no NUL character, got {names[i]!r}; encode the name, e.g. as JSON")
     if not 0 <= seed < 1 << 64:
-        raise ValueError(
-            f"seed: expected 0 <= seed < 2**64, got {seed}; choose a smaller non-negative number"
-        )
+        raise ValueError(f"seed: expected 0 <= seed < 2**64, got {seed}; choose a smaller non-negative number")
     words = [_ALGORITHM_BYTES, seed.to_bytes(8, "little")]
     if names:
         words.append(text.encode())
@@ -183,9 +179,7 @@ class Permutation:
         if self.n <= TABLE_MAX:
             return _TABLES.get(self.n, self.key, inverse=inverse)[x].astype(np.int64)
         out = np.empty(x.shape[0], dtype=np.int64)
-        with np.errstate(
-            over="ignore"
-        ):  # wrap-around is meant; numpy warns of it when the kernels run uncompiled
+        with np.errstate(over="ignore"):  # wrap-around is meant; numpy warns of it when the kernels run uncompiled
             _feistel(x, out, np.int64(self.n), _round_keys(self.key), inverse)
         return out
 
@@ -249,9 +243,7 @@ def shuffled(n: int, key: np.uint64) -> NDArray[np.uint16]:
 def _check_inside(x: NDArray[np.int64], n: int) -> None:
     if x.size and (x.min() < 0 or x.max() >= n):
         wrong = np.flatnonzero((x < 0) | (x >= n))[0]
-        raise ValueError(
-            f"positions[{wrong}]: expected 0 <= position < {n}, got {x[wrong]}; take it modulo n first"
-        )
+        raise ValueError(f"positions[{wrong}]: expected 0 <= position < {n}, got {x[wrong]}; take it modulo n first")
 
 
 class _Tables:

@@ -99,9 +99,7 @@ def write_plan(
             f"{options.batch_size}; lower batch_size, or set drop_last: false"
         )
     if options.epochs * n_rows >= N_MAX:
-        raise RecipeError(
-            f"feed.epochs: expected epochs * rows < 2**62, got {options.epochs} * {n_rows}; lower epochs"
-        )
+        raise RecipeError(f"feed.epochs: expected epochs * rows < 2**62, got {options.epochs} * {n_rows}; lower epochs")
     body: dict[str, Any] = {
         "plan": FORMAT,
         "algorithm": ALGORITHM,
@@ -185,9 +183,7 @@ class Plan:
             except (OSError, pa.ArrowInvalid) as error:
                 raise FeedError(f"{file}: expected a table of the plan, got {error}; build again") from error
             if _table_digest(tables[kind]) != entry["digest"]:
-                raise FeedError(
-                    f"{file}: expected the table that {path.name} names, got another; build again"
-                )
+                raise FeedError(f"{file}: expected the table that {path.name} names, got another; build again")
         return cls(path, body, tables["groups"], tables.get("segments"))
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
@@ -279,8 +275,7 @@ class Plan:
         """
         if not 0 <= step < self.n_steps:
             raise FeedError(
-                f"step: expected 0 <= step < {self.n_steps}, got {step}; the training has {self.n_steps} "
-                "steps"
+                f"step: expected 0 <= step < {self.n_steps}, got {step}; the training has {self.n_steps} steps"
             )
         cycle, rest = divmod(step, self._steps_per_cycle)
         index = min(rest // self.steps_per_epoch, self._rounds - 1)
@@ -311,9 +306,7 @@ class Plan:
         else:
             draw = self.epoch_start(epoch) + batch * self.batch_size
             shares = self._mixture.shares[self._mixture.segment(draw)]
-        return dict(
-            sorted(zip(self._names, shares.tolist(), strict=True), key=lambda item: _sort_key(item[0]))
-        )
+        return dict(sorted(zip(self._names, shares.tolist(), strict=True), key=lambda item: _sort_key(item[0])))
 
     def rows(self, epoch: int, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
         """Positions in the stored table that an epoch draws.
@@ -338,9 +331,7 @@ class Plan:
         size = self.epoch_size(epoch)
         stop = size if stop is None else stop
         if not 0 <= start <= stop <= size:
-            raise FeedError(
-                f"start, stop: expected 0 <= start <= stop <= {size}, got {start}, {stop} in epoch {epoch}"
-            )
+            raise FeedError(f"start, stop: expected 0 <= start <= stop <= {size}, got {start}, {stop} in epoch {epoch}")
         if self._mixture is None:
             return self._round_rows(epoch, start, stop)
         first = self.epoch_start(epoch)
@@ -365,9 +356,7 @@ class Plan:
             If there is no such range.
         """
         if not 0 <= start <= stop <= self.n_draws:
-            raise FeedError(
-                f"start, stop: expected 0 <= start <= stop <= {self.n_draws}, got {start}, {stop}"
-            )
+            raise FeedError(f"start, stop: expected 0 <= start <= stop <= {self.n_draws}, got {start}, {stop}")
         if self._mixture is not None:
             return self._mixture_rows(self._mixture, start, stop)
         out = np.empty(stop - start, dtype=np.int64)
@@ -515,9 +504,7 @@ def check_rank(rank: int, world_size: int) -> None:
         Unless 0 <= rank < world_size.
     """
     if not 0 <= rank < world_size:
-        raise FeedError(
-            f"rank: expected 0 <= rank < world_size, got rank {rank} of {world_size}; ranks count from 0"
-        )
+        raise FeedError(f"rank: expected 0 <= rank < world_size, got rank {rank} of {world_size}; ranks count from 0")
 
 
 def _sort_key(name: GroupValue) -> tuple[int, float, str]:
@@ -539,9 +526,7 @@ def _table_digest(table: pa.Table) -> str:
         if pa.types.is_fixed_size_list(field.type):
             column = column.flatten()
         content = (
-            "\0".join(column.to_pylist()).encode()
-            if pa.types.is_string(column.type)
-            else column.to_numpy().tobytes()
+            "\0".join(column.to_pylist()).encode() if pa.types.is_string(column.type) else column.to_numpy().tobytes()
         )
         digest.update(f"{field.name}\0{field.type}\0{len(content)}\0".encode())
         digest.update(content)
@@ -567,7 +552,5 @@ def _read_body(path: Path) -> dict[str, Any]:
             "wrote it, or build again"
         )
     if body.get("fingerprint") != _fingerprint(body):
-        raise FeedError(
-            f"{path}: expected its content to match its fingerprint, got a changed file; build again"
-        )
+        raise FeedError(f"{path}: expected its content to match its fingerprint, got a changed file; build again")
     return body

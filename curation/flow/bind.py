@@ -215,7 +215,7 @@ class _Binder:
                     self.add(("stages", each.index, *fault.path), fault.message, fault.hint)
                 continue
             steps.append(Step(each.use, each.source, stage))
-            schemas.update({ref: out for ref in steps[-1].refs})
+            schemas.update(dict.fromkeys(steps[-1].refs, out))
         return steps
 
     # outputs

@@ -112,8 +112,8 @@ def row_ids(source: Source, chunk: Chunk, table: pa.Table, numbers: Any, salted:
             at = int(np.flatnonzero(np.asarray(values.is_null()))[0])
             first = int(numbers[at])
             raise BuildError(
-                f"{chunk.place(first, first + 1)}: the key column '{source.key_column}' is NULL; every row needs a key, "
-                "or leave `key:` out so that rows are named by their place"
+                f"{chunk.place(first, first + 1)}: the key column '{source.key_column}' is NULL; every row needs a "
+                "key, or leave `key:` out so that rows are named by their place"
             )
         ids = key_hashes(values, salt=source.name, bits=63)
         if salted:

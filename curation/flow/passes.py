@@ -138,8 +138,8 @@ class Passes:
                 if not quarantine:
                     raise BuildError(
                         f"input '{name}': key {column} = {key!r} stands in {first.file.path}, row {first_row}, and "
-                        f"again in {chunk.file.path}, row {row}; keys name rows, so they must differ: choose another `key:`, "
-                        "or set `on_bad_rows: quarantine` to keep the first of each"
+                        f"again in {chunk.file.path}, row {row}; keys name rows, so they must differ: choose another "
+                        "`key:`, or set `on_bad_rows: quarantine` to keep the first of each"
                     )
                 reason = f"duplicate key {column} = {key!r}, first in {first.file.relative}, row {first_row}"
                 refused.setdefault(at, []).append(Skip(row, row + 1, reason, readable=True))

@@ -59,9 +59,7 @@ def write_atomic(path: Path, write: Callable[[Path], None], *, written: str, nam
     commits.reached(named)
 
 
-def write_json(
-    path: Path, value: Any, *, written: str, named: str, durable: bool = False, sort: bool = True
-) -> None:
+def write_json(path: Path, value: Any, *, written: str, named: str, durable: bool = False, sort: bool = True) -> None:
     """Write a small JSON file by :func:`write_atomic`; without ``sort``, keys stay in their order."""
     text = dump_json(value, sort=sort) + "\n"
     write_atomic(path, lambda to: void(to.write_text(text, "utf-8")), written=written, named=named, durable=durable)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa

@@ -93,6 +93,9 @@ def read_manifest(root: Path) -> Manifest:
         raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from error
     if version > FORMAT:
         raise ManifestError(f"{path}: format {version}, this version reads up to {FORMAT}; upgrade curation")
+    lacking = [name for name in ("build_id", "rows", "shards", "files", "schema_ipc") if name not in content]
+    if lacking:
+        raise ManifestError(f"{path}: cannot be read as a manifest: {lacking[0]!r} is missing")
     return Manifest(root, content)
 
 

@@ -148,13 +148,9 @@ def cooldown_segments(
     """
     _check(start, end, at, schedule)
     if n_draws < 2:
-        raise ValueError(
-            f"n_draws: expected >= 2, got {n_draws}; a schedule needs one draw on each side of its switch"
-        )
+        raise ValueError(f"n_draws: expected >= 2, got {n_draws}; a schedule needs one draw on each side of its switch")
     if max_segments < 2:
-        raise ValueError(
-            f"max_segments: expected >= 2, got {max_segments}; use temperature instead of cooldown"
-        )
+        raise ValueError(f"max_segments: expected >= 2, got {max_segments}; use temperature instead of cooldown")
     switch = min(max(math.floor(at * n_draws + 0.5), 1), n_draws - 1)
     if schedule == "step":
         return np.array([0, switch, n_draws], dtype=np.int64), np.array([start, end], dtype=np.float64)
@@ -172,8 +168,6 @@ def _check(start: float, end: float, at: float, schedule: Schedule) -> None:
         if not tau > 0:
             raise ValueError(f"{name}: expected > 0, got {tau}; use 1 for the shares of the data")
         if schedule != "step" and math.isinf(tau):
-            raise ValueError(
-                f"{name}: expected a finite temperature with {schedule}, got {tau}; use step, or 100"
-            )
+            raise ValueError(f"{name}: expected a finite temperature with {schedule}, got {tau}; use step, or 100")
     if not 0 < at < 1:
         raise ValueError(f"at: expected 0 < at < 1, got {at}; give the share of the training, such as 0.5")

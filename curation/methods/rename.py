@@ -47,7 +47,5 @@ def renamed_columns(names: Sequence[str], columns: Mapping[str, str]) -> list[st
         raise ValueError(f"columns: expected names of columns, got '{missing[0]}'; the columns are {found}")
     new = [columns.get(name, name) for name in names]
     if twice := [name for name in new if new.count(name) > 1]:
-        raise ValueError(
-            f"columns: expected new names that differ, got '{twice[0]}' twice; rename the other one too"
-        )
+        raise ValueError(f"columns: expected new names that differ, got '{twice[0]}' twice; rename the other one too")
     return new

@@ -12,12 +12,8 @@ from curation.methods.base import Params
 class Select(Params):
     """Options of ``use: select``; exactly one of them is given."""
 
-    columns: list[str] | None = Field(
-        default=None, min_length=1, description="columns to keep, in this order"
-    )
-    drop: list[str] | None = Field(
-        default=None, min_length=1, description="columns to drop; the rest stay as they are"
-    )
+    columns: list[str] | None = Field(default=None, min_length=1, description="columns to keep, in this order")
+    drop: list[str] | None = Field(default=None, min_length=1, description="columns to drop; the rest stay as they are")
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Select:

@@ -65,9 +65,7 @@ def validated(
     keys = {*model.model_fields, *known} - set(hidden)
     own = {key: value for key, value in data.items() if key not in known}
     unknown = [key for key in own if key not in keys]
-    problems = [
-        source.problem((*path, key), "unknown key", nearest(str(key), sorted(keys))) for key in unknown
-    ]
+    problems = [source.problem((*path, key), "unknown key", nearest(str(key), sorted(keys))) for key in unknown]
     own = {key: value for key, value in own.items() if key in keys} | (given or {})
     try:
         found = model.model_validate(own)
@@ -100,9 +98,7 @@ def _fault(model: type[BaseModel], data: Any, found: dict[str, Any], source: Sou
     return _Fault(path, union, f"{text[:1].lower()}{text[1:]}, got {shown}", hint)
 
 
-def _place(
-    data: Any, loc: tuple[Any, ...], *, missing: bool
-) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
+def _place(data: Any, loc: tuple[Any, ...], *, missing: bool) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
     """Keys of the data in pydantic's location, and where it first names one of several types instead."""
     path: tuple[Any, ...] = ()
     union: tuple[Any, ...] | None = None

@@ -53,9 +53,7 @@ def load_recipe(
     except ValueError as error:
         reason = "not UTF-8 text" if isinstance(error, UnicodeError) else error
         raise RecipeError(f"{file}: cannot be read: {reason}") from None
-    source, problems = read_source(
-        text, file=file, overrides=overrides, env=os.environ if env is None else env
-    )
+    source, problems = read_source(text, file=file, overrides=overrides, env=os.environ if env is None else env)
     check = _Check(source, root=os.path.dirname(os.path.abspath(file)), problems=list(problems))
     recipe = check.recipe()
     if recipe is None:
@@ -74,9 +72,7 @@ class _Top(BaseModel):
     name: str = Field(min_length=1, description="name of the data set")
     seed: int = Field(ge=0, lt=2**64, description="seed of all randomness, 0 <= seed < 2^64")
     inputs: dict[str, Any] = Field(min_length=1, description="tables to read: a path and options by name")
-    stages: list[Any] | None = Field(
-        default=None, description="list of methods, each reads the one before it"
-    )
+    stages: list[Any] | None = Field(default=None, description="list of methods, each reads the one before it")
     expect: list[Any] | None = Field(default=None, description="list of limits that the result has to keep")
     feed: Any = Field(default=None, description="how a trainer visits the result")
     output: Any = Field(default=None, description="where the result goes")
@@ -204,9 +200,7 @@ class _Check:
     def stage(self, index: int, options: Any) -> _Stage:
         path = ("stages", index)
         if not isinstance(options, dict):
-            self.note(
-                path, f"expected a mapping of options, got {self.source.shown(options, path)}", "use: METHOD"
-            )
+            self.note(path, f"expected a mapping of options, got {self.source.shown(options, path)}", "use: METHOD")
             return _Stage(index, {})
         use = options.get("use")
         if use is None:
@@ -332,9 +326,7 @@ class _Check:
             path = ("outputs", name)
             own_feed = options.get("feed") if isinstance(options, dict) else None
             if self.good_name(name, path, "the name of an output"):
-                self.output(
-                    name, options, path, data, stages, found, feed=own_feed, feed_path=(*path, "feed")
-                )
+                self.output(name, options, path, data, stages, found, feed=own_feed, feed_path=(*path, "feed"))
         return found
 
     def feed(self, raw: Any, path: KeyPath) -> FeedSpec | None:
@@ -361,9 +353,7 @@ class _Check:
         if output is not None:
             found[name] = output
 
-    def output_source(
-        self, raw: Any, path: KeyPath, data: Mapping[Any, Any], stages: Sequence[_Stage]
-    ) -> str | None:
+    def output_source(self, raw: Any, path: KeyPath, data: Mapping[Any, Any], stages: Sequence[_Stage]) -> str | None:
         inputs = _mapping(data.get("inputs"))
         names = {stage.name: stage for stage in stages if stage.name is not None}
         here = (*path, "from")
@@ -440,9 +430,7 @@ def _method_hint(use: Any) -> str:
 
 
 def _references(stages: Iterable[_Stage]) -> list[str]:
-    return [f"{s.name}.{p}" for s in stages for p in s.ports or ()] + [
-        s.name for s in stages if s.name and not s.ports
-    ]
+    return [f"{s.name}.{p}" for s in stages for p in s.ports or ()] + [s.name for s in stages if s.name and not s.ports]
 
 
 def _parts(path: str) -> tuple[str, ...]:

@@ -43,9 +43,7 @@ class InputSpec(_Spec):
     """One entry of ``inputs``."""
 
     path: str | list[str] = Field(description="file, directory, glob or URL, or a list of them")
-    key: str | None = Field(
-        default=None, description="column that identifies a row; default: file and position"
-    )
+    key: str | None = Field(default=None, description="column that identifies a row; default: file and position")
     columns: list[str] | None = Field(default=None, min_length=1, description="columns to read; default: all")
     where: str | None = Field(
         default=None, min_length=1, description="row-wise SQL condition; rows outside are not selected"
@@ -96,34 +94,20 @@ class StageSpec(_Spec):
 class Gate(_Spec):
     """One entry of ``expect``: exactly one limit that the result has to keep."""
 
-    min_rows: int | None = Field(
-        default=None, ge=0, description="fewest rows, of each value of `by` if that is given"
-    )
-    max_rows: int | None = Field(
-        default=None, ge=0, description="most rows, of each value of `by` if that is given"
-    )
-    min_share: float | None = Field(
-        default=None, ge=0, le=1, description="smallest share of each value of `by`"
-    )
-    max_share: float | None = Field(
-        default=None, ge=0, le=1, description="largest share of each value of `by`"
-    )
-    max_null: float | None = Field(
-        default=None, ge=0, le=1, description="largest share of nulls in each of `columns`"
-    )
+    min_rows: int | None = Field(default=None, ge=0, description="fewest rows, of each value of `by` if that is given")
+    max_rows: int | None = Field(default=None, ge=0, description="most rows, of each value of `by` if that is given")
+    min_share: float | None = Field(default=None, ge=0, le=1, description="smallest share of each value of `by`")
+    max_share: float | None = Field(default=None, ge=0, le=1, description="largest share of each value of `by`")
+    max_null: float | None = Field(default=None, ge=0, le=1, description="largest share of nulls in each of `columns`")
     by: str | None = Field(default=None, description="column whose values are counted one by one")
-    columns: list[str] | None = Field(
-        default=None, min_length=1, description="columns that `max_null` looks at"
-    )
+    columns: list[str] | None = Field(default=None, min_length=1, description="columns that `max_null` looks at")
     output: str | None = Field(default=None, description="output that is checked; default: every output")
 
     @model_validator(mode="after")
     def _one_limit_with_its_columns(self) -> Gate:
         given = [name for name in _LIMITS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"expected exactly one of {', '.join(_LIMITS)}, got {', '.join(given) or 'none'}"
-            )
+            raise ValueError(f"expected exactly one of {', '.join(_LIMITS)}, got {', '.join(given) or 'none'}")
         kind = given[0]
         if kind in ("min_share", "max_share") and self.by is None:
             raise ValueError(f"{kind} needs `by`, the column whose values have shares")
@@ -179,11 +163,11 @@ class Mixture(_Spec):
         default=None, min_length=1, description="share by group, each >= 0; they sum to 1"
     )
     rows: dict[Group, Annotated[int, Field(ge=1)]] | None = Field(
-        default=None, min_length=1, description="rows by group, each >= 1; their proportions are the shares, an epoch stays as long as it is"
+        default=None,
+        min_length=1,
+        description="rows by group, each >= 1; their proportions are the shares, an epoch stays as long as it is",
     )
-    cooldown: CooldownSpec | None = Field(
-        default=None, description="a temperature that falls during training"
-    )
+    cooldown: CooldownSpec | None = Field(default=None, description="a temperature that falls during training")
 
     @field_validator("shares")
     @classmethod
@@ -232,12 +216,8 @@ class FeedSpec(_Spec):
     batch_size: int = Field(ge=1, description="rows of a global batch, over all ranks")
     epochs: int = Field(ge=1, description="number of epochs that the plan covers")
     groups: str | None = Field(default=None, description="column whose values are the groups of `mixture`")
-    mixture: Mixture | None = Field(
-        default=None, description="shares of the groups; default: those of the data"
-    )
-    subset: SubsetSpec | None = Field(
-        default=None, description="part of the rows that an epoch visits; default: all"
-    )
+    mixture: Mixture | None = Field(default=None, description="shares of the groups; default: those of the data")
+    subset: SubsetSpec | None = Field(default=None, description="part of the rows that an epoch visits; default: all")
     drop_last: bool = Field(default=False, description="drop the last batch of an epoch if it is not full")
     seed: int | None = Field(
         default=None,
@@ -249,9 +229,7 @@ class FeedSpec(_Spec):
     @model_validator(mode="after")
     def _mixture_has_groups(self) -> FeedSpec:
         if self.mixture is not None and self.mixture.kind != "proportional" and self.groups is None:
-            raise ValueError(
-                f"mixture {self.mixture.kind} needs `groups`, the column whose values are the groups"
-            )
+            raise ValueError(f"mixture {self.mixture.kind} needs `groups`, the column whose values are the groups")
         return self
 
 
@@ -261,9 +239,7 @@ class OutputSpec(_Spec):
     name: str = Field(description="name of the output")
     source: str = Field(description="what it holds: an input, a stage or stage.port")
     path: str = Field(min_length=1, description="directory of the result, or a URL")
-    format: Literal["arrow", "parquet"] = Field(
-        default="arrow", description="format of the shards: arrow | parquet"
-    )
+    format: Literal["arrow", "parquet"] = Field(default="arrow", description="format of the shards: arrow | parquet")
     shard_rows: int = Field(default=50_000, ge=1, description="rows of a shard")
     order: Order = Field(
         default="input", description="shuffled | input; default: shuffled if there is a feed, else input"
@@ -290,9 +266,7 @@ class OutputSpec(_Spec):
     @model_validator(mode="after")
     def _options_fit(self) -> OutputSpec:
         if self.format == "arrow" and self.compression != "none":
-            raise ValueError(
-                f"arrow shards are memory-mapped, got compression {self.compression}; use format parquet"
-            )
+            raise ValueError(f"arrow shards are memory-mapped, got compression {self.compression}; use format parquet")
         if self.feed is not None and self.feed.groups is not None and self.order == "input":
             raise ValueError("a feed with groups stores rows group by group, got order input; use shuffled")
         return self
@@ -374,15 +348,11 @@ class Recipe(_Spec):
             data["path"] = self._written(self.output_path(output.name, "path"), output.path)
             outputs[output.name] = plain(data, self.output_path(output.name))
             if output.feed is not None:
-                outputs[output.name]["feed"] = plain(
-                    _dump(output.feed), self.output_path(output.name, "feed")
-                )
+                outputs[output.name]["feed"] = plain(_dump(output.feed), self.output_path(output.name, "feed"))
         inputs = {}
         for name, spec in self.inputs.items():
             path = ("inputs", name)
-            inputs[name] = plain(
-                {"path": self._written((*path, "path"), spec.path)} | _dump(spec, "path"), path
-            )
+            inputs[name] = plain({"path": self._written((*path, "path"), spec.path)} | _dump(spec, "path"), path)
         stages = []
         for stage in self.stages:
             own = {"name": stage.name, "use": stage.use, "from": stage.source}

@@ -248,9 +248,7 @@ class _Reader:
                 return "${"
             name = match.group(1)
             if not match.group().endswith("}") or not _VARIABLE_NAME.fullmatch(name):
-                self.note(
-                    path, mark, f"expected a variable as ${{NAME}}, got '{match.group()}'", "write $${ for ${"
-                )
+                self.note(path, mark, f"expected a variable as ${{NAME}}, got '{match.group()}'", "write $${ for ${")
                 return ""
             if name not in self.env:
                 self.note(
@@ -403,10 +401,11 @@ def _pairs(value: Mapping[Any, Any]) -> Iterator[str]:
 def _syntax_problem(file: str, error: Exception, text: str) -> Problem:
     mark = getattr(error, "problem_mark", None)
     position = getattr(error, "position", None)
+    line = 1
     if mark is not None:
         line = mark.line + 1
-    else:
-        line = text.count("\n", 0, position) + 1 if isinstance(position, int) else 1
+    elif isinstance(position, int):
+        line = text.count("\n", 0, position) + 1
     lines = text.splitlines()
     variable = mark is not None and mark.line < len(lines) and "${" in lines[mark.line]
     hint = "quote '${VAR}' inside { } and [ ]" if variable else getattr(error, "context", None) or ""

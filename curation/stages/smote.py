@@ -20,7 +20,6 @@ from curation.stages.columns import missing
 from curation.tables import keep, take
 from curation.types import (
     COPY,
-    COPY,
     MIX,
     ORIGIN,
     OWN_COLUMNS,
@@ -254,7 +253,6 @@ class SmoteStage(ArtifactStage[Smote]):
         made: dict[str, Any] = {
             self.params.label: take(source.select(["label"]), np.zeros(len(first), np.int64)).column(0),
             ROW_ID: pa.array(row_id),
-            COPY: pa.array(np.zeros(len(first), np.uint32)),
             ORIGIN: pa.repeat(pa.scalar(self.name, pa.string()), len(first)),
             PARENT_A: pa.array(ids[first]),
             PARENT_B: pa.array(ids[second]),
