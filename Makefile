@@ -47,6 +47,7 @@ $(VENV)/.package: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install -qq --editable .
+	$(BIN)/python -m curation.warmup
 	@touch $@
 
 # Dependency groups (PEP 735) are read by pip 25.1 and newer; the rule above has brought one.

@@ -251,6 +251,11 @@ def test_contributing__the_tests_of_the_example_pass(bucket):
     assert len(tests) == 4
 
 
+def test_benchmarks_page__names_what_there_is():
+    named = set(re.findall(r"^\| `(\w+)` \|", TEXTS["docs/benchmarks.md"], re.MULTILINE))
+    assert named <= set(import_module("benchmarks.__main__").NAMES)
+
+
 def test_make__knows_the_targets_that_are_documented():
     targets = set(re.findall(r"`make ([a-z]+)[` ]", "\n".join(TEXTS.values())))
     targets |= {line.split()[1] for _, body in blocks("sh") for line in body.splitlines() if line.startswith("make ")}

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from curation.io.atomic import write_atomic, write_json
+from curation.io.atomic import dump_json, write_atomic, write_json
 
 Mark = dict[str, Any]
 """What a job leaves behind: small, JSON-able, equal for equal keys (arrays by :func:`encode`)."""
@@ -43,9 +43,11 @@ class Store:
         return mark
 
     def finish(self, key: str, value: Mark) -> Mark:
-        """Put the done-mark of a job whose data, if any, have been written."""
+        """Put the done-mark of a job whose data, if any, have been written; returns it as it will be read back."""
         write_json(self._path(key, ".json"), value, written="mark:written", named="mark:named")
-        return value
+        # A mark of this run and one of an earlier run must not differ, not even in the order of keys.
+        mark: Mark = json.loads(dump_json(value))
+        return mark
 
     def data(self, key: str, suffix: str = ".arrow") -> Path:
         """Where the data of a job are, or will be."""

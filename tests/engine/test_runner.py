@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,7 +105,7 @@ def test_run__keeps_the_work_done_before_an_error(tmp_path):
 
 
 def test_run__counts_rows_and_jobs_for_whoever_listens(tmp_path):
-    heard = []
+    heard: list[tuple[Any, ...]] = []
 
     class Events(Silent):
         def started(self, phase, *, jobs, done, rows):
@@ -122,7 +124,9 @@ def test_run__counts_rows_and_jobs_for_whoever_listens(tmp_path):
 
 def test_run__refuses_a_job_that_needs_too_much_memory(tmp_path):
     jobs = [NumberJob(1, str(tmp_path), memory=3 << 30)]
-    with pytest.raises(RefusedError, match=r"3\.3 GiB per worker needed for number 1, 2\.0 GiB allowed; raise `--memory`"):
+    with pytest.raises(
+        RefusedError, match=r"3\.3 GiB per worker needed for number 1, 2\.0 GiB allowed; raise `--memory`"
+    ):
         runner(tmp_path, RaiseIfRun(), memory=2 << 30).run("squares", jobs)
 
 

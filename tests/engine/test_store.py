@@ -39,6 +39,11 @@ def test_mark__comes_back_as_it_was(store):
     assert store.mark(KEY) == value
 
 
+def test_mark__just_made_is_the_one_that_is_read_back(store):
+    made = store.finish(KEY, {"b": {"z": 1, "y": (2, 3)}, "a": 0})
+    assert dump_json(made, sort=False) == dump_json(store.mark(KEY), sort=False)
+
+
 def test_data__without_a_mark_are_not_done(store):
     store.write_table(KEY, TABLE)
     assert store.mark(KEY) is None
@@ -59,7 +64,9 @@ def test_mark__of_data_of_another_size_is_none(store, size):
     assert store.mark(KEY) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"data": 3}', '{"data": {"suffix": ".arrow"}}', "\ufffd{"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "null", '{"data": 3}', '{"data": {"suffix": ".arrow"}}', "\ufffd{"]
+)
 def test_mark__that_is_damaged_counts_as_not_done(store, text):
     store.finish(KEY, store.write_table(KEY, TABLE))
     store.data(KEY, ".json").write_text(text, "utf-8")
@@ -149,7 +156,8 @@ def test_load_state__says_what_to_do_when_it_is_gone(store):
 
 
 ARRAYS = hnp.arrays(
-    st.sampled_from(["<i8", "<u8", "<f8", "<f4", "|b1", ">i4", "<u4"]), hnp.array_shapes(min_dims=1, max_dims=3, min_side=0)
+    st.sampled_from(["<i8", "<u8", "<f8", "<f4", "|b1", ">i4", "<u4"]),
+    hnp.array_shapes(min_dims=1, max_dims=3, min_side=0),
 )
 PLAIN = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 STATES = st.recursive(

@@ -125,7 +125,7 @@ def test_smote__refuses_text_and_integers(tmp_path):
         RecipeError, match=r"column 'text' is string, which cannot be interpolated\n  hint: interpolate an"
     ):
         run(tmp_path, (SMOTE % 5).replace("[x]", "[text]"))
-    with pytest.raises(RecipeError, match="'id' is int64, which cannot be interpolated\n  hint: .*cast"):
+    with pytest.raises(RecipeError, match=r"'id' is int64, which cannot be interpolated\n  hint: .*cast"):
         run(tmp_path, (SMOTE % 5).replace("[x]", "[id]"))
 
 
@@ -241,7 +241,7 @@ def test_full_disk__says_so_and_goes_on_when_there_is_room(tmp_path):
     try:
         write(tmp_path / "data/a.parquet", people(60_000))
         recipe = (PLAIN % "").replace("path: out", f"path: {small}/out")
-        with pytest.raises(CurationError, match="disk is full; free space|free, up to"):
+        with pytest.raises(CurationError, match=r"disk is full; free space|free, up to"):
             run(tmp_path, recipe)
         assert not (small / "out/manifest.json").exists()
         subprocess.run(["mount", "-o", "remount,size=50m", str(small)], check=True)
@@ -267,7 +267,7 @@ def test_output__that_cannot_be_written_says_so(tmp_path):
 
 def test_output__inside_an_input_is_refused(tmp_path):
     write(tmp_path / "data/a.parquet", people(5))
-    with pytest.raises(RecipeError, match="output.path"):
+    with pytest.raises(RecipeError, match=r"output.path"):
         run(tmp_path, (PLAIN % "").replace("path: out", "path: data/out"))
 
 

@@ -186,7 +186,7 @@ def test_failed_gate__leaves_the_old_result(tmp_path):
     lay_out(tmp_path)
     run(tmp_path, ALL_STAGES)
     before = digest_tree(tmp_path / "out")
-    with pytest.raises(BuildError, match="lang = fr: .* rows, at least 10000 expected"):
+    with pytest.raises(BuildError, match=r"lang = fr: .* rows, at least 10000 expected"):
         run(tmp_path, ALL_STAGES.replace("min_rows: 10", "min_rows: 10000"))
     assert digest_tree(tmp_path / "out") == before
 

@@ -70,7 +70,8 @@ def test_draws__of_other_stages_do_not_change_with_an_inserted_stage(tmp_path):
         lay_out(tmp_path / folder)
     inserted = ALL_STAGES.replace(
         "  - use: split\n",
-        '  - {name: nothing, use: derive, columns: {one: "1"}}\n  - {name: less, use: select, drop: [one]}\n  - use: split\n',
+        '  - {name: nothing, use: derive, columns: {one: "1"}}\n'
+        "  - {name: less, use: select, drop: [one]}\n  - use: split\n",
     )
     run(tmp_path / "a", ALL_STAGES)
     run(tmp_path / "b", inserted)

@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,9 +15,9 @@ from hypothesis import strategies as st
 
 from curation.errors import BuildError
 from curation.io import commits
-from curation.io.atomic import TEMPORARY, dump_json, explained, link_or_copy, write_atomic, write_json
+from curation.io.atomic import TEMPORARY, dump_json, explained, link_or_copy, void, write_atomic, write_json
 
-NAMES = {"written": "object:written", "named": "object:named"}
+NAMES: dict[str, Any] = {"written": "object:written", "named": "object:named"}
 
 
 def names(folder):
@@ -23,8 +25,13 @@ def names(folder):
 
 
 def test_write__goes_by_a_temporary_name_beside_the_file(tmp_path):
-    seen = []
-    write_atomic(tmp_path / "a/b.txt", lambda path: seen.append(path) or path.write_text("x"), **NAMES)
+    seen: list[Path] = []
+
+    def fill(path):
+        seen.append(path)
+        path.write_text("x")
+
+    write_atomic(tmp_path / "a/b.txt", fill, **NAMES)
     assert seen[0].parent == tmp_path / "a"
     assert seen[0].name.startswith(TEMPORARY)
     assert names(tmp_path) == ["b.txt"]
@@ -46,7 +53,7 @@ def test_write__that_fails_leaves_the_old_file(tmp_path):
 def test_write__is_named_only_when_it_is_complete(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(commits, "hook", lambda point: seen.update({point: names(tmp_path)}))
-    write_atomic(tmp_path / "a", lambda path: path.write_text("x"), durable=True, **NAMES)
+    write_atomic(tmp_path / "a", lambda path: void(path.write_text("x")), durable=True, **NAMES)
     assert seen == {"object:written": [f"{TEMPORARY}{os.getpid()}-a"], "object:named": ["a"]}
 
 

@@ -152,7 +152,8 @@ def test_reading__gives_the_rows_of_the_file_in_any_order(kind, groups, limit, s
     table = table_of(sum(groups))
     columns = data.draw(st.lists(st.sampled_from(["n", "t", "x", "f"]), min_size=1, unique=True))
     skips = [
-        Skip(a, a + n, "bad") for a, n in data.draw(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 30)), max_size=3))
+        Skip(a, a + n, "bad")
+        for a, n in data.draw(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 30)), max_size=3))
     ]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         if stream:  # row groups are decoded a few rows at a time

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pyarrow as pa
 import pytest
 
 from curation.io.atomic import TEMPORARY
@@ -51,7 +50,9 @@ def test_read__where_nothing_is_says_so(tmp_path):
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "3", '{"format": "x"}', '{"format": null}', "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", "3", '{"format": "x"}', '{"format": null}', '{"format": 1}', "\x00"]
+)
 def test_read__refuses_a_damaged_manifest(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ManifestError, match=r"manifest\.json: cannot be read as a manifest"):

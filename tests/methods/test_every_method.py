@@ -7,7 +7,7 @@ import subprocess
 import sys
 from importlib import import_module, resources
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -17,7 +17,7 @@ from curation.methods.base import Params, Shape
 from curation.stages.base import ArtifactStage, FitStage, Stage
 
 HEADINGS = ["What", "Formula", "Inputs / outputs", "Cost", "Use when", "Do not use when", "Source", "Checked against"]
-EXAMPLES = {
+EXAMPLES: dict[str, dict[str, Any]] = {
     "derive": {"columns": {"a": "b"}},
     "filter": {"where": "a > 1"},
     "rename": {"columns": {"a": "b"}},
@@ -90,12 +90,17 @@ def test_params__refuse_unknown_keys(name):
     for model in models(params_of(name)):
         assert model.model_config.get("extra") == "forbid"
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
-        params_of(name)(**EXAMPLES[name], no_such_key=1)
+        params_of(name)(**EXAMPLES[name] | {"no_such_key": 1})
 
 
 @every_method
 def test_params__explain_every_field(name):
-    silent = [f"{model.__name__}.{key}" for model in models(params_of(name)) for key, field in model.model_fields.items() if not field.description]
+    silent = [
+        f"{model.__name__}.{key}"
+        for model in models(params_of(name))
+        for key, field in model.model_fields.items()
+        if not field.description
+    ]
     assert silent == []
 
 

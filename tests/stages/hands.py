@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def pieces_of(table: pa.Table, rng: np.random.Generator, most: int = 9) -> list[
     count = int(rng.integers(1, min(most, table.num_rows) + 1))
     cuts = np.sort(rng.choice(np.arange(1, table.num_rows), count - 1, replace=False))
     edges = [0, *cuts.tolist(), table.num_rows]
-    return [table.slice(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    return [table.slice(a, b - a) for a, b in pairwise(edges)]
 
 
 def travelled(state: Any) -> Any:

@@ -183,7 +183,9 @@ def test_smote__classes_of_equal_size_share_no_draws(tmp_path):
     same = pa.concat_tables([base.slice(0, 50), base.slice(40, 10)]).column("x")  # equal features, too
     table = base.set_column(1, "lang", labels).set_column(5, "x", same)
     _, new = parted(grown(tmp_path, table, target="auto"))
-    mixes = [set(new.filter(pa.compute.equal(new.column("lang"), v)).column("_mix").to_pylist()) for v in ("one", "two")]
+    mixes = [
+        set(new.filter(pa.compute.equal(new.column("lang"), v)).column("_mix").to_pylist()) for v in ("one", "two")
+    ]
     assert [len(each) for each in mixes] == [30, 30]
     assert not mixes[0] & mixes[1]
 
@@ -231,12 +233,18 @@ def test_label__of_a_dictionary_stays_one(tmp_path):
 @pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("us"), pa.decimal128(5, 2), pa.binary(), pa.float64()])
 def test_label__of_other_types_is_refused_before_any_pass(kind):
     schema = pa.schema([("label", kind), ("x", pa.list_(pa.float32(), 4))])
-    with pytest.raises(BindError, match="column 'label' is .*, a label is text, an integer or a boolean"):
+    with pytest.raises(BindError, match=r"column 'label' is .*, a label is text, an integer or a boolean"):
         stage_of("smote", Smote(label="label", features=["x"]), schema)
 
 
 def test_features__of_mixed_columns_are_read_as_one_matrix(tmp_path):
-    found = grown(tmp_path, iris().filter(pa.array(np.arange(150) % 3 != 0)), label="species", features=["sl", "sw", "pl", "pw"], target={"setosa": 70})
+    found = grown(
+        tmp_path,
+        iris().filter(pa.array(np.arange(150) % 3 != 0)),
+        label="species",
+        features=["sl", "sw", "pl", "pw"],
+        target={"setosa": 70},
+    )
     old, (a, b), new = parents(found)
     mix = np.array(new.column("_mix").to_pylist())
     for name in ("sl", "sw", "pl", "pw"):
@@ -272,7 +280,7 @@ def test_small__copy_repeats_a_lone_row(tmp_path):
 
 def test_small__shrink_takes_the_neighbours_there_are(tmp_path):
     few = {"name": "few", "use": "filter", "where": "lang <> 'is' or id < 20"}
-    old, (a, b), new = parents(grown(tmp_path, stages=[few], target={"is": 9}, small="shrink", k=5))
+    _, (a, b), new = parents(grown(tmp_path, stages=[few], target={"is": 9}, small="shrink", k=5))
     assert new.num_rows == 9 - 2
     assert (a != b).all()
 

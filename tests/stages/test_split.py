@@ -88,7 +88,8 @@ def test_split__does_not_depend_on_the_order_of_the_shares():
 @pytest.mark.parametrize("other", [{"seed": 1}, {"name": "there"}])
 def test_split__of_another_seed_or_name_deals_anew(other):
     table, half = rows_of(2000), {"a": 0.5, "b": 0.5}
-    first, second = (ids(parts_of(table, shares=half, **options))["a"] for options in ({}, other))
+    first = ids(parts_of(table, shares=half))["a"]
+    second = ids(parts_of(table, shares=half, **other))["a"]
     assert chi_square_p([len(first & second), 2000 - len(first & second)], [0.25, 0.75]) > 1e-4
 
 
