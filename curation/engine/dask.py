@@ -67,17 +67,7 @@ class DaskExecutor:
         self._settings = dask.config.set(_SETTINGS)
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         if address is None:
-            with warnings.catch_warnings():
-                # The dashboard is switched off, so a port that is taken is nobody's concern.
-                warnings.simplefilter("ignore")
-                self._cluster = distributed.LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    memory_limit=0,
-                    dashboard_address=None,
-                    silence_logs=logging.CRITICAL,
-                )
+            self._cluster = self._start(workers)
             self._client = distributed.Client(self._cluster)
         else:
             try:
@@ -88,6 +78,28 @@ class DaskExecutor:
                     "run on this machine"
                 ) from error
         self.workers = max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+
+    @staticmethod
+    def _start(workers: int) -> Any:
+        import distributed
+
+        try:
+            with warnings.catch_warnings():
+                # The dashboard is switched off, so a port that is taken is nobody's concern.
+                warnings.simplefilter("ignore")
+                return distributed.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=0,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
+        except RuntimeError as error:
+            raise BuildError(
+                "the worker processes did not start; a Python script that builds with workers must do so below "
+                '`if __name__ == "__main__":`, since every worker imports it again'
+            ) from error
 
     def probe(self, folder: Path) -> None:
         """Make sure that every worker has this version of the package, a like processor, and sees ``folder``.

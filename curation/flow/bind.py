@@ -221,6 +221,9 @@ class _Binder:
     # outputs
 
     def target(self, output: OutputSpec, schema: pa.Schema) -> tuple[Target, tuple[GateSpec, ...]]:
+        if "://" in output.path:
+            path = self.recipe.output_path(output.name, "path")
+            self.add(path, f"{output.path}: URLs cannot be written yet", "write to a folder, then copy it")
         gates = []
         for i, gate in enumerate(self.recipe.expect):
             if gate.output not in (None, output.name):
@@ -316,8 +319,14 @@ def _users_metadata(schema: pa.Schema) -> dict[bytes, bytes] | None:
 
 def _gate(gate: Gate, index: int) -> GateSpec:
     about = f" by {gate.by}" if gate.by else f" in {', '.join(gate.columns)}" if gate.columns else ""
+    values = tuple(str(value) for value in gate.values or ())
     return GateSpec(
-        gate.kind, gate.limit, gate.by, tuple(gate.columns or ()), f"expect[{index}] {gate.kind}: {gate.limit:g}{about}"
+        gate.kind,
+        gate.limit,
+        gate.by,
+        tuple(gate.columns or ()),
+        values,
+        f"expect[{index}] {gate.kind}: {gate.limit:g}{about}",
     )
 
 

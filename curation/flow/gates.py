@@ -14,12 +14,13 @@ from curation.keys import content_key
 
 @dataclass(frozen=True)
 class GateSpec:
-    """One limit: ``kind`` is min_rows, max_rows, min_share, max_share or max_null."""
+    """One limit: ``kind`` is min_rows, max_rows, min_share, max_share or max_null; ``values`` must not be missing."""
 
     kind: str
     limit: float
     by: str | None
     columns: tuple[str, ...]
+    values: tuple[str, ...]
     text: str
 
     @property
@@ -67,7 +68,8 @@ def verdict(gate: GateSpec, counts: dict[str, Any]) -> list[str]:
     if gate.by is None:
         measured: dict[str, float] = {"all rows": counts["rows"]}
     else:
-        measured = {f"{gate.by} = {name}": count for name, count in sorted(counts["by"].items())}
+        seen = {**dict.fromkeys(gate.values, 0), **counts["by"]}
+        measured = {f"{gate.by} = {name}": count for name, count in sorted(seen.items())}
     if gate.kind.endswith("share"):
         measured = {name: count / rows for name, count in measured.items()}
     low = gate.kind.startswith("min")

@@ -78,6 +78,8 @@ def find_files(patterns: list[str], *, stated: str | None = None, verify: bool =
     """
     found: dict[str, Path] = {}
     for pattern in patterns:
+        if "://" in pattern:
+            raise InputError(f"{pattern}: URLs cannot be read yet; copy the files here, or mount the store")
         for relative, path in _expand(pattern, stated):
             if relative in found and found[relative] != path:
                 raise InputError(

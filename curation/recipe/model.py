@@ -42,7 +42,7 @@ class _Spec(BaseModel):
 class InputSpec(_Spec):
     """One entry of ``inputs``."""
 
-    path: str | list[str] = Field(description="file, directory, glob or URL, or a list of them")
+    path: str | list[str] = Field(description="file, directory or glob, or a list of them")
     key: str | None = Field(default=None, description="column that identifies a row; default: file and position")
     columns: list[str] | None = Field(default=None, min_length=1, description="columns to read; default: all")
     where: str | None = Field(
@@ -100,6 +100,11 @@ class Gate(_Spec):
     max_share: float | None = Field(default=None, ge=0, le=1, description="largest share of each value of `by`")
     max_null: float | None = Field(default=None, ge=0, le=1, description="largest share of nulls in each of `columns`")
     by: str | None = Field(default=None, description="column whose values are counted one by one")
+    values: list[Group] | None = Field(
+        default=None,
+        min_length=1,
+        description="values of `by` that must be there; without it a value that lost all its rows is not missed",
+    )
     columns: list[str] | None = Field(default=None, min_length=1, description="columns that `max_null` looks at")
     output: str | None = Field(default=None, description="output that is checked; default: every output")
 
@@ -109,6 +114,8 @@ class Gate(_Spec):
         if len(given) != 1:
             raise ValueError(f"expected exactly one of {', '.join(_LIMITS)}, got {', '.join(given) or 'none'}")
         kind = given[0]
+        if self.values is not None and self.by is None:
+            raise ValueError("values needs `by`, the column whose values they are")
         if kind in ("min_share", "max_share") and self.by is None:
             raise ValueError(f"{kind} needs `by`, the column whose values have shares")
         if kind == "max_null" and self.columns is None:
@@ -238,7 +245,7 @@ class OutputSpec(_Spec):
 
     name: str = Field(description="name of the output")
     source: str = Field(description="what it holds: an input, a stage or stage.port")
-    path: str = Field(min_length=1, description="directory of the result, or a URL")
+    path: str = Field(min_length=1, description="directory of the result")
     format: Literal["arrow", "parquet"] = Field(default="arrow", description="format of the shards: arrow | parquet")
     shard_rows: int = Field(default=50_000, ge=1, description="rows of a shard")
     order: Order = Field(

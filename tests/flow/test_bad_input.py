@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import BuildError, CurationError, RecipeError
+from curation.io import commits
 from curation.io.manifest import read_manifest
 from tests.flow.helpers import digest_tree, people, read, run, write
 
@@ -288,3 +289,32 @@ def test_own_output__read_as_input_keeps_its_ids(tmp_path):
     )
     assert read(tmp_path / "again").sort_by("id").equals(first.sort_by("id"))
     assert digest_tree(tmp_path / "out") == before
+
+
+def test_gate__misses_a_value_that_lost_all_its_rows_if_it_is_named(tmp_path):
+    write(tmp_path / "data/a.parquet", people(40))
+    dropped = (PLAIN % "").replace("output:", "stages: [{use: filter, where: \"lang <> 'is'\"}]\noutput:")
+    run(tmp_path, dropped + "expect: [{min_rows: 5, by: lang}]\n")
+    with pytest.raises(BuildError, match="lang = is: 0 rows, at least 5 expected"):
+        run(tmp_path, dropped + "expect: [{min_rows: 5, by: lang, values: [en, fr, is]}]\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("path: data", "path: 's3://bucket/x.parquet'"), ("path: out", "path: 's3://b/x'")]
+)
+def test_urls__are_refused(tmp_path, old, new):
+    write(tmp_path / "data/a.parquet", people(5))
+    with pytest.raises(RecipeError, match="URLs cannot be (read|written) yet"):
+        run(tmp_path, (PLAIN % "").replace(old, new))
+    assert not list(tmp_path.glob("s3*"))
+
+
+def test_input__that_changes_during_the_build_is_refused(tmp_path):
+    path = write(tmp_path / "data/a.parquet", people(40))
+    commits.hook = lambda point: write(path, people(41)) if point == "mark:named" else None
+    try:
+        with pytest.raises(BuildError, match=r"a\.parquet was changed while the build read it"):
+            run(tmp_path, PLAIN % "")
+    finally:
+        commits.hook = None
+    assert not (tmp_path / "out/manifest.json").exists()
