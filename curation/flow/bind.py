@@ -38,7 +38,7 @@ class LostFile:
 
 @dataclass(frozen=True)
 class BoundInput:
-    """An input with its files and chunks."""
+    """An input with its files and chunks; ``columns`` are all that are decoded."""
 
     spec: InputSpec
     files: tuple[FileRef, ...]
@@ -141,7 +141,7 @@ class _Binder:
             schema=in_order(with_own(read, ROW_ID)),
             has_ids=has_ids,
         )
-        return BoundInput(spec, tuple(files), tuple(chunks), tuple(lost), tuple(columns)), source
+        return BoundInput(spec, tuple(files), tuple(chunks), tuple(lost), self._decoded(spec, columns)), source
 
     def _one_schema(self, name: str, sound: list[tuple[FileRef, Layout]]) -> pa.Schema | None:
         first_file, first = sound[0]
@@ -182,6 +182,12 @@ class _Binder:
         if spec.columns is None:
             return list(schema.names)
         return [*spec.columns, *(n for n in schema.names if n in OWN_COLUMNS and n not in spec.columns)]
+
+    @staticmethod
+    def _decoded(spec: InputSpec, columns: list[str]) -> tuple[str, ...]:
+        used = [spec.key] if spec.key else []
+        used += RowExpression.parse(spec.where).columns if spec.where else ()
+        return (*columns, *dict.fromkeys(name for name in used if name not in columns))
 
     def _there(self, schema: pa.Schema, column: str, path: tuple[str | int, ...]) -> bool:
         fault = missing(schema, column, path)

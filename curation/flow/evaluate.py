@@ -139,7 +139,8 @@ def read_source(
         wanted.add(source.key_column)
     if not source.has_ids:
         wanted.discard(ROW_ID)
-    names = [name for name in source.schema.names if name in wanted]
+    # The condition and the key may name columns that are not among those selected: read, used, and left behind.
+    names = [*(n for n in source.schema.names if n in wanted), *sorted(wanted.difference(source.schema.names))]
     table, numbers = reader.read(chunk, names)
     ids = row_ids(source, chunk, table, numbers, salted)
     own = pa.array(ids, OWN_COLUMNS[ROW_ID])
@@ -153,7 +154,7 @@ def read_source(
     if source.sample < 1.0:
         u = uniform(stream_key(source.seed, source.name, "--sample"), ids_of(table))
         table = keep(table, u < source.sample)
-    return table, before - table.num_rows
+    return table.select([n for n in table.column_names if n in source.schema.names]), before - table.num_rows
 
 
 class _Local(threading.local):

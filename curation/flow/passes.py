@@ -186,8 +186,8 @@ class Passes:
             jobs = [FitJob(view, c, stage, step.use, step.source, key, number) for c in chunks]
             marks = self._runner.run(f"{step.name}: fit, round {number}", jobs)
             parts = [decode(mark["state"]) for mark in marks if mark["state"] is not None]
-            if not parts:
-                break
+            if not parts:  # no rows at all: the stage still says whether it can do what it is asked
+                parts = [stage.partial(self._graph.schemas[step.source].empty_table(), state)]
             state, done = stage.advance(state, _tree(stage, parts))
             key = content_key("state", step.stage.key(step.use), encode(state))
             self._runner.used.add(key)

@@ -217,7 +217,7 @@ class SampleStage(FitStage[Sample]):
             raise BuildError(
                 f"stage '{self.name}': {size} rows wanted, {total} there; lower `n`, or set `replacement: true`"
             )
-        return apportion(size, rows) if len(rows) else np.zeros(0, np.int64)
+        return apportion(size, rows) if total else np.zeros(len(rows), np.int64)
 
     def _quota_ids(self) -> tuple[Ids, list[int]]:
         quotas = self.params.quotas or {}

@@ -131,6 +131,8 @@ class SmoteStage(ArtifactStage[Smote]):
 
     def advance(self, state: State, merged: State) -> tuple[State, bool]:
         """Decide how many rows each class gets."""
+        if not merged["rows"] and not isinstance(self.params.target, dict):
+            return {"classes": []}, True
         ids = dict(zip(merged["label"], merged["id"], strict=True))
         counts = dict(sorted(zip(merged["label"], merged["rows"], strict=True), key=lambda each: str(each[0])))
         try:

@@ -304,17 +304,59 @@ def test_gate__misses_a_value_that_lost_all_its_rows_if_it_is_named(tmp_path):
 )
 def test_urls__are_refused(tmp_path, old, new):
     write(tmp_path / "data/a.parquet", people(5))
-    with pytest.raises(RecipeError, match="URLs cannot be (read|written) yet"):
+    with pytest.raises(RecipeError, match=r"URLs cannot be (read|written) yet"):
         run(tmp_path, (PLAIN % "").replace(old, new))
     assert not list(tmp_path.glob("s3*"))
 
 
 def test_input__that_changes_during_the_build_is_refused(tmp_path):
     path = write(tmp_path / "data/a.parquet", people(40))
-    commits.hook = lambda point: write(path, people(41)) if point == "mark:named" else None
+
+    def change(point):
+        if point == "mark:named":
+            write(path, people(41))
+
+    commits.hook = change
     try:
         with pytest.raises(BuildError, match=r"a\.parquet was changed while the build read it"):
             run(tmp_path, PLAIN % "")
     finally:
         commits.hook = None
     assert not (tmp_path / "out/manifest.json").exists()
+
+
+@pytest.mark.parametrize("option", ["columns: [text], key: id", "columns: [text], where: 'id < 30'"])
+def test_key_and_condition__may_name_columns_that_are_not_selected(tmp_path, option):
+    write(tmp_path / "data/a.parquet", people(30))
+    run(tmp_path, PLAIN % f", {option}")
+    assert read(tmp_path / "out").column_names == ["text", "_row_id"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("use: sample, n: 10", "10 rows wanted, 0 there"),
+        ("use: sample, by: lang, quotas: {en: 3}", "no row has lang = en"),
+        ("use: smote, label: lang, features: [x], target: {en: 10}", r"target\['en'\]"),
+    ],
+)
+def test_no_rows__where_some_are_asked_for_is_an_error(tmp_path, stage, message):
+    write(tmp_path / "data/a.parquet", people(30))
+    stages = f"stages: [{{use: filter, where: 'id < 0'}}, {{{stage}}}]\noutput:"
+    with pytest.raises(BuildError, match=message):
+        run(tmp_path, (PLAIN % "").replace("output:", stages))
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "use: sample, fraction: 0.5",
+        "use: sample, by: lang, long_tail: {imbalance: 9}",
+        "use: smote, label: lang, features: [x]",
+    ],
+)
+def test_no_rows__go_through_what_asks_for_a_share(tmp_path, stage):
+    write(tmp_path / "data/a.parquet", people(30))
+    stages = f"stages: [{{use: filter, where: 'id < 0'}}, {{{stage}}}]\noutput:"
+    run(tmp_path, (PLAIN % "").replace("output:", stages))
+    assert read(tmp_path / "out").num_rows == 0
