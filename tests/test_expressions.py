@@ -167,8 +167,7 @@ def test_refusal__says_what_and_why():
     with pytest.raises(ExpressionError) as caught:
         RowExpression.parse("i > avg(i)")
     assert str(caught.value) == (
-        "avg() combines several rows; "
-        "only row-wise expressions are allowed, since rows are processed in chunks"
+        "avg() combines several rows; only row-wise expressions are allowed, since rows are processed in chunks"
     )
 
 
@@ -256,9 +255,7 @@ def test_columns__are_those_named_in_order():
     assert RowExpression.parse("1 + 1").columns == ()
 
 
-@pytest.mark.parametrize(
-    "sql", ['"now" > 1', "s = 'now()'", "\"current_date\" = 'select'", "today = 1", "e = 'x'"]
-)
+@pytest.mark.parametrize("sql", ['"now" > 1', "s = 'now()'", "\"current_date\" = 'select'", "today = 1", "e = 'x'"])
 def test_words__in_text_and_names_are_free(sql):
     assert RowExpression.parse(sql)
 
@@ -289,9 +286,7 @@ def test_predicate__keeps_three_values_and_nan_is_the_greatest():
 
 @pytest.mark.parametrize("run", [lambda e: e.predicate(TABLE), lambda e: e.check_predicate(TABLE.schema)])
 def test_predicate__refuses_a_value_that_is_no_condition(run):
-    with pytest.raises(
-        ExpressionError, match=r"expected a condition \(true or false\), got a value of type int64"
-    ):
+    with pytest.raises(ExpressionError, match=r"expected a condition \(true or false\), got a value of type int64"):
         run(RowExpression.parse("i + 1"))
 
 

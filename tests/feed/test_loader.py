@@ -40,9 +40,7 @@ def table():
             "tokens": pa.array([list(range(k % 5)) for k in i], pa.list_(pa.int32())),
             "maybe": pa.array([None if k % 7 == 0 else k for k in i.tolist()]),
             "maybe_text": pa.array([None if k % 7 == 0 else str(k) for k in i.tolist()]),
-            "maybe_list": pa.array(
-                [None if k == 99 else [k, k] for k in i.tolist()], pa.list_(pa.int64(), 2)
-            ),
+            "maybe_list": pa.array([None if k == 99 else [k, k] for k in i.tolist()], pa.list_(pa.int64(), 2)),
             "record": pa.array([{"x": k, "y": None} for k in i.tolist()]),
         }
     )
@@ -188,9 +186,7 @@ def test_loader__one_epoch(plan, shards):
 @pytest.mark.parametrize("world_size", [2, 3, 7])
 def test_loader__ranks_together_are_one(plan, shards, world_size):
     whole = ids(Loader(plan, shards, columns=["id"]))
-    ranks = [
-        ids(Loader(plan, shards, rank=r, world_size=world_size, columns=["id"])) for r in range(world_size)
-    ]
+    ranks = [ids(Loader(plan, shards, rank=r, world_size=world_size, columns=["id"])) for r in range(world_size)]
     assert all(len(rank) == len(whole) for rank in ranks)
     assert [list(chain.from_iterable(parts)) for parts in zip(*ranks, strict=True)] == whole
 

@@ -283,9 +283,7 @@ def test_quality__the_suite_fails_four_rounds_of_simon():
 
 
 @compiled
-@pytest.mark.parametrize(
-    ("cipher", "n"), [(feistel_with_affine_rounds, 10), (feistel_with_affine_rounds, 100)]
-)
+@pytest.mark.parametrize(("cipher", "n"), [(feistel_with_affine_rounds, 10), (feistel_with_affine_rounds, 100)])
 def test_quality__the_place_test_fails_an_affine_feistel(cipher, n):
     assert place_chi2_p(cipher, n, 2000) < 1e-4
 

@@ -172,9 +172,7 @@ def test_shares__stated_shares_and_rows(tmp_path):
 
 
 def test_mixture__groups_of_one_row_and_of_none(tmp_path):
-    plan = make(
-        tmp_path, [("a", 1), ("b", 0), ("c", 100_000)], mixture=Temperature(tau=float("inf")), epochs=1
-    )
+    plan = make(tmp_path, [("a", 1), ("b", 0), ("c", 100_000)], mixture=Temperature(tau=float("inf")), epochs=1)
     drawn = plan.rows(0, 0, 5000)
     assert abs((drawn == 0).sum() - 2500) <= 50
     assert np.unique(drawn[drawn > 0]).size == (drawn > 0).sum()

@@ -16,9 +16,7 @@ OPUS = np.array([1_000_000, 1_000_000, 1_000_000, 294_000, 519_000, 102_000, 538
 
 
 def at(progress, schedule, start=5.0, end=1.0, switch=0.5):
-    return cooldown_temperature(
-        np.array(progress), start=start, end=end, at=switch, schedule=schedule
-    ).tolist()
+    return cooldown_temperature(np.array(progress), start=start, end=end, at=switch, schedule=schedule).tolist()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -56,13 +54,9 @@ def test_segments__step_has_two():
     assert tau.tolist() == [5.0, 1.0]
 
 
-@given(
-    st.sampled_from(SCHEDULES), st.integers(2, 10**15), st.floats(0.001, 0.999), st.integers(2, MAX_SEGMENTS)
-)
+@given(st.sampled_from(SCHEDULES), st.integers(2, 10**15), st.floats(0.001, 0.999), st.integers(2, MAX_SEGMENTS))
 def test_segments__cover_the_training_in_few_stretches(schedule, n_draws, switch, most):
-    boundaries, tau = cooldown_segments(
-        n_draws, start=5, end=1, at=switch, schedule=schedule, max_segments=most
-    )
+    boundaries, tau = cooldown_segments(n_draws, start=5, end=1, at=switch, schedule=schedule, max_segments=most)
     assert boundaries[0] == 0
     assert boundaries[-1] == n_draws
     assert (np.diff(boundaries) > 0).all()
@@ -105,9 +99,7 @@ def test_segments__refuse(changed, message):
 
 
 def test_cooldown__reads_shape_as_the_recipe_spells_it():
-    assert (
-        Cooldown.model_validate({"start": 4.0, "end": 2, "at": 0.3, "shape": "cosine"}).schedule == "cosine"
-    )
+    assert Cooldown.model_validate({"start": 4.0, "end": 2, "at": 0.3, "shape": "cosine"}).schedule == "cosine"
     assert Cooldown.shape == "plan"
     assert Cooldown() == Cooldown(start=5.0, end=1.0, at=0.5, schedule="step")
 

@@ -70,9 +70,7 @@ def test_carry__no_repeats_in_a_round_and_every_cycle_a_permutation(part):
             assert counts.max() - counts.min() <= 1, (n, m)
 
 
-@pytest.mark.parametrize(
-    ("n", "m", "count", "times"), [(10, 4, 5, 2), (1000, 70, 100, 7), (1000, 930, 100, 93)]
-)
+@pytest.mark.parametrize(("n", "m", "count", "times"), [(10, 4, 5, 2), (1000, 70, 100, 7), (1000, 930, 100, 93)])
 def test_carry__golden_exposure(n, m, count, times):
     assert (np.bincount(np.concatenate(rounds(n, m, count))) == times).all()
 

@@ -81,10 +81,8 @@ BAD = {
         "recipe: 1\nname: x\ninputs:\n  d:\n    key: k\n",
         [
             "recipe.yaml:1: seed: field required\n  hint: seed of all randomness, 0 <= seed < 2^64",
-            "recipe.yaml:1: output: field required"
-            "\n  hint: where the result goes, e.g. output: {path: build/digits}",
-            "recipe.yaml:4: inputs.d.path: field required"
-            "\n  hint: file, directory or glob, or a list of them",
+            "recipe.yaml:1: output: field required\n  hint: where the result goes, e.g. output: {path: build/digits}",
+            "recipe.yaml:4: inputs.d.path: field required\n  hint: file, directory or glob, or a list of them",
         ],
     ),
     "values": (
@@ -146,11 +144,9 @@ BAD = {
         "  - {name: f3, use: filter, from: splt.a, where: a}\n"
         "  - {name: f4, use: filter, from: d.a, where: a}\n" + OUT,
         [
-            "recipe.yaml:7: stages[1].from: stage 'split' has several outputs"
-            "\n  hint: from: split.a | split.b",
+            "recipe.yaml:7: stages[1].from: stage 'split' has several outputs\n  hint: from: split.a | split.b",
             "recipe.yaml:8: stages[2].from: 'split' has no output 'c'\n  hint: did you mean 'split.b'?",
-            "recipe.yaml:9: stages[3].from: no input or stage is called 'splt'"
-            "\n  hint: did you mean 'split.a'?",
+            "recipe.yaml:9: stages[3].from: no input or stage is called 'splt'\n  hint: did you mean 'split.a'?",
             "recipe.yaml:10: stages[4].from: 'd' has no output 'a'\n  hint: from: d",
         ],
     ),
@@ -170,18 +166,12 @@ BAD = {
         [
             "recipe.yaml:6: stages[0].from: the stages form a cycle: a -> b -> c -> a"
             "\n  hint: one of them has to read an input",
-            "recipe.yaml:10: stages[4].from: the stages form a cycle: z -> z"
-            "\n  hint: one of them has to read an input",
+            "recipe.yaml:10: stages[4].from: the stages form a cycle: z -> z\n  hint: one of them has to read an input",
         ],
     ),
     "several inputs": (
-        HEAD.replace("in.parquet}}", "in.parquet}, e: {path: e}}")
-        + "stages:\n  - {use: filter, where: a}\n"
-        + OUT,
-        [
-            "recipe.yaml:6: stages[0].from: field required, since there are several inputs"
-            "\n  hint: from: d | e"
-        ],
+        HEAD.replace("in.parquet}}", "in.parquet}, e: {path: e}}") + "stages:\n  - {use: filter, where: a}\n" + OUT,
+        ["recipe.yaml:6: stages[0].from: field required, since there are several inputs\n  hint: from: d | e"],
     ),
     "both outputs": (
         HEAD + OUT + "outputs: {a: {path: b}}\n",
@@ -189,10 +179,7 @@ BAD = {
     ),
     "feed beside outputs": (
         HEAD + "outputs: {a: {path: b}}\nfeed: {batch_size: 1, epochs: 1}\n",
-        [
-            "recipe.yaml:6: feed: belongs into one of `outputs`"
-            "\n  hint: outputs: {NAME: {path: ..., feed: ...}}"
-        ],
+        ["recipe.yaml:6: feed: belongs into one of `outputs`\n  hint: outputs: {NAME: {path: ..., feed: ...}}"],
     ),
     "equal paths": (
         HEAD + "outputs:\n  a: {path: b}\n  c: {path: ./b/}\n",
@@ -215,8 +202,7 @@ BAD = {
     ),
     "sql": (
         HEAD.replace("in.parquet", "in.parquet, where: 'a >'") + "stages:\n"
-        "  - {use: filter, where: sum(a) > 1}\n  - use: derive\n    columns:\n      b: a\n      c: now()\n"
-        + OUT,
+        "  - {use: filter, where: sum(a) > 1}\n  - use: derive\n    columns:\n      b: a\n      c: now()\n" + OUT,
         [
             "recipe.yaml:4: inputs.d.where: not a SQL expression",
             "recipe.yaml:6: stages[0].where: sum() combines several rows; only row-wise expressions "
@@ -236,9 +222,7 @@ def test_bad_recipe__says_what_where_and_how_to_mend(refuse, case):
 
 
 def test_all_problems__come_at_once_in_the_order_of_the_file(refuse):
-    text = (
-        "recipe: 2\nname: 3\nseed: -1\ninputs: {d: {pth: x}}\nstages: [{use: filtre}]\noutput: {}\nfeed: 3\n"
-    )
+    text = "recipe: 2\nname: 3\nseed: -1\ninputs: {d: {pth: x}}\nstages: [{use: filtre}]\noutput: {}\nfeed: 3\n"
     assert [problem.split(": ")[0] for problem in refuse(text)] == [f"recipe.yaml:{i}" for i in range(1, 8)]
 
 
@@ -309,9 +293,7 @@ def test_scalars__follow_yaml_1_2(load):
 
 @pytest.mark.parametrize("text", ["inf", ".inf", "1e999", '"inf"'])
 def test_temperature__may_be_infinite(load, text):
-    recipe = load(
-        HEAD + OUT + f"feed: {{batch_size: 1, epochs: 1, groups: g, mixture: {{temperature: {text}}}}}\n"
-    )
+    recipe = load(HEAD + OUT + f"feed: {{batch_size: 1, epochs: 1, groups: g, mixture: {{temperature: {text}}}}}\n")
     assert recipe.outputs[0].feed.mixture.temperature == float("inf")
     assert recipe.canonical()["outputs"]["output"]["feed"]["mixture"] == {"temperature": "inf"}
 
@@ -381,8 +363,7 @@ def test_override__problems_name_the_override(refuse):
         "--set:6: output.path.x: 'output.path' has no keys of its own",
         "--set:7: nonsense: expected KEY=VALUE, such as stages.rare.k=7",
         "--set:8: seed: not YAML: expected <block end>, but found ':'",
-        "--set:9: seed: input should be a valid integer, got 'x'"
-        "\n  hint: seed of all randomness, 0 <= seed < 2^64",
+        "--set:9: seed: input should be a valid integer, got 'x'\n  hint: seed of all randomness, 0 <= seed < 2^64",
     ]
 
 
@@ -407,32 +388,21 @@ def test_variables__are_filled_in_and_redacted(load):
 
 
 def test_variables__in_stages_and_feeds_are_redacted(load):
-    text = (
-        stages("{use: filter, where: \"c = '${C}'\"}")
-        + OUT
-        + "feed: {batch_size: 1, epochs: 1, groups: '${G}'}\n"
-    )
+    text = stages("{use: filter, where: \"c = '${C}'\"}") + OUT + "feed: {batch_size: 1, epochs: 1, groups: '${G}'}\n"
     recipe = load(text, env={"C": "hush", "G": "hush"})
     assert recipe.stages[0].params.where == "c = 'hush'"
     assert "hush" not in str(recipe.canonical())
 
 
 def test_variables__problems_never_show_their_contents(refuse):
-    text = (
-        HEAD + 'output:\n  path: x\n  format: "${F}"\n  keep: ${K}\n  order: ${Q}\n  shard_rows: "${x y}"\n'
-    )
+    text = HEAD + 'output:\n  path: x\n  format: "${F}"\n  keep: ${K}\n  order: ${Q}\n  shard_rows: "${x y}"\n'
     problems = refuse(text, env={"F": "hush", "K": "hush"})
     assert "hush" not in "".join(problems)
-    assert problems[0].startswith(
-        "recipe.yaml:7: output.format: input should be 'arrow' or 'parquet', got '${F}'"
-    )
+    assert problems[0].startswith("recipe.yaml:7: output.format: input should be 'arrow' or 'parquet', got '${F}'")
     assert problems[2] == (
-        "recipe.yaml:9: output.order: variable 'Q' is not set"
-        "\n  hint: set it in the environment; $${ stands for ${"
+        "recipe.yaml:9: output.order: variable 'Q' is not set\n  hint: set it in the environment; $${ stands for ${"
     )
-    assert problems[3].startswith(
-        "recipe.yaml:10: output.shard_rows: expected a variable as ${NAME}, got '${x y}'"
-    )
+    assert problems[3].startswith("recipe.yaml:10: output.shard_rows: expected a variable as ${NAME}, got '${x y}'")
 
 
 # --- the recipe itself
@@ -461,16 +431,13 @@ def test_canonical__keeps_the_types_of_keys(load):
 
 
 def test_problem__names_the_line_of_any_key(load):
-    recipe = load(
-        HEAD + SPLIT + "output:\n  path: out\n  from: split.a\nfeed:\n  batch_size: 1\n  epochs: 1\n"
-    )
+    recipe = load(HEAD + SPLIT + "output:\n  path: out\n  from: split.a\nfeed:\n  batch_size: 1\n  epochs: 1\n")
     assert str(recipe.problem(("stages", 0, "shares", "b"), "no", "yes")) == (
         "recipe.yaml:6: stages[0].shares.b: no\n  hint: yes"
     )
     assert str(recipe.problem(recipe.output_path("output", "path"), "no")) == "recipe.yaml:8: output.path: no"
     assert (
-        str(recipe.problem(recipe.output_path("output", "feed", "groups"), "no"))
-        == "recipe.yaml:10: feed.groups: no"
+        str(recipe.problem(recipe.output_path("output", "feed", "groups"), "no")) == "recipe.yaml:10: feed.groups: no"
     )
 
 
@@ -501,12 +468,8 @@ recipe name seed inputs stages expect feed output outputs d path use from where 
 smote mixture temperature batch_size epochs subset cooldown <<
 """
 KEYS = st.sampled_from(WORDS.split()) | st.integers(0, 3) | st.booleans() | st.none() | st.floats()
-SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | KEYS | st.dates() | st.binary()
-)
-VALUES = st.recursive(
-    SCALARS, lambda v: st.lists(v, max_size=4) | st.dictionaries(KEYS, v, max_size=5), max_leaves=20
-)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | KEYS | st.dates() | st.binary()
+VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=4) | st.dictionaries(KEYS, v, max_size=5), max_leaves=20)
 SKELETON = {
     "recipe": 1, "name": "x", "seed": 1, "inputs": {"d": {"path": "p"}},
     "stages": [{"use": "filter", "where": "a"}, {"use": "split", "shares": {"a": 1.0}}],
@@ -527,9 +490,7 @@ def outcome(tmp_path, text, *overrides):
 @given(st.dictionaries(KEYS, VALUES, max_size=4), st.text(max_size=20), st.text(max_size=20))
 def test_any_data__gives_a_recipe_or_a_recipe_error(tmp_path, changes, key, value):
     text = yaml.dump(SKELETON | changes)
-    assert isinstance(
-        outcome(tmp_path, text, f"{key}={value}", f"stages.{key}={value}"), (Recipe, RecipeError)
-    )
+    assert isinstance(outcome(tmp_path, text, f"{key}={value}", f"stages.{key}={value}"), (Recipe, RecipeError))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -539,8 +500,6 @@ def test_any_text__gives_a_recipe_or_a_recipe_error(tmp_path, text):
         assert isinstance(outcome(tmp_path, whole), (Recipe, RecipeError))
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 3000, "{a: " * 3000, "seed: " + "9" * 5000, "a: " + "[" * 200 + "]" * 200]
-)
+@pytest.mark.parametrize("text", ["[" * 3000, "{a: " * 3000, "seed: " + "9" * 5000, "a: " + "[" * 200 + "]" * 200])
 def test_extreme_text__gives_a_recipe_error(tmp_path, text):
     assert isinstance(outcome(tmp_path, text), RecipeError)

@@ -74,9 +74,7 @@ def fits(schema, value, root):
         for key, item in value.items():
             rest = others if isinstance(others, dict) else {}
             checks.append(
-                fits(properties[key], item, root)
-                if key in properties
-                else bool(others) and fits(rest, item, root)
+                fits(properties[key], item, root) if key in properties else bool(others) and fits(rest, item, root)
             )
     return all(checks)
 

@@ -92,9 +92,7 @@ def test_lineage__shows_both_parents_and_the_mix(two, html):
     made = table.filter(table["_parent_a"].is_not_null())
     text = Page(html).text
     shown = [
-        row
-        for row in made.iter_rows(named=True)
-        if str(row["_row_id"]) in text and f"mix {row['_mix']:.2f}" in text
+        row for row in made.iter_rows(named=True) if str(row["_row_id"]) in text and f"mix {row['_mix']:.2f}" in text
     ]
     assert len(shown) >= 1
     for row in shown:
