@@ -33,6 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from curation.feed.gather import FixedWidth
 from curation.feed.plan import FeedError, Plan, check_rank
 
 Array = NDArray[Any]
@@ -54,7 +55,7 @@ class ShardSet:
         asked for. ``parquet``: row groups are read whole and the last few are kept, so scattered reads are
         slow.
     max_open
-        Shards held open at a time.
+        Shards held mapped at a time (Arrow; a mapping costs address space, not memory) or open (Parquet).
     max_row_groups
         Row groups of Parquet shards kept at a time.
 
@@ -70,7 +71,7 @@ class ShardSet:
         rows: Sequence[int],
         format: Format = "arrow",
         *,
-        max_open: int = 256,
+        max_open: int = 65_536,
         max_row_groups: int = 8,
     ) -> None:
         if len(paths) != len(rows):
@@ -82,6 +83,8 @@ class ShardSet:
         self._format: Format = format
         self._open_shards: _Recent[_Shard] = _Recent(max_open)
         self._row_groups: _Recent[list[pa.RecordBatch]] = _Recent(max_row_groups)
+        self._max_open = max_open
+        self._fixed: dict[str, FixedWidth] = {}
         self._checked: tuple[pa.Schema, frozenset[str]] | None = None
 
     @property
@@ -159,7 +162,30 @@ class ShardSet:
             raise FeedError(
                 f"positions: expected 0 <= position < {self.n_rows}, got {positions.min()} to {positions.max()}"
             )
-        readers = [_Column.of(schema.field(name), name in nullable) for name in names]
+        found = {name: _Column.of(schema.field(name), name in nullable) for name in names}
+        fast = {name: self._fixed_width(column) for name, column in found.items() if self._mapped(column)}
+        slow = self._take_slowly(positions, [column for name, column in found.items() if name not in fast])
+        return {name: fast[name].take(positions) if name in fast else slow[name] for name in names}
+
+    def _mapped(self, column: _Column) -> bool:
+        """Whether a column can be copied from where it is mapped: numbers without nulls, all shards open at once."""
+        return column.kind == "view" and self._format == "arrow" and len(self._paths) <= self._max_open
+
+    def _fixed_width(self, column: _Column) -> FixedWidth:
+        if column.name not in self._fixed:
+            shards = [self._open(i) for i in range(len(self._paths))]
+            blocks = [(shard, block) for shard in shards for block in range(len(shard.starts) - 1)]
+            arrays = [shard.read(block, (column.name,))[0].column(column.name) for shard, block in blocks]
+            firsts = [start + shard.starts[:-1] for start, shard in zip(self._starts, shards, strict=False)]
+            starts = np.concatenate([*firsts, self._starts[-1:]])
+            self._fixed[column.name] = FixedWidth(arrays, starts, column.dtype, column.shape)
+        return self._fixed[column.name]
+
+    def _take_slowly(self, positions: NDArray[np.int64], readers: list[_Column]) -> dict[str, Array]:
+        """Columns that need Arrow's own conversion, block by block."""
+        if not readers:
+            return {}
+        names = [reader.name for reader in readers]
         outputs = [reader.empty(positions.shape[0]) for reader in readers]
         order = np.argsort(positions, kind="stable")
         ordered = positions[order]
@@ -371,9 +397,11 @@ class _ArrowShard:
     """A memory-mapped Arrow IPC file; a block is a record batch."""
 
     def __init__(self, path: Path) -> None:
-        reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
-        self.schema = reader.schema
-        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        # The mapping outlives the file, so that a build of many shards does not use up the open files.
+        with pa.memory_map(str(path), "r") as source:
+            reader = pa.ipc.open_file(source)
+            self.schema = reader.schema
+            self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self.starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in self._batches])]).astype(np.int64)
 
     @property

@@ -7,6 +7,7 @@ import platform
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ from curation.flow.estimate import estimate, refuse
 from curation.flow.evaluate import Made, release
 from curation.flow.feeding import feed_options
 from curation.flow.jobs import LedgerJob
-from curation.flow.passes import OutputResult, Passes
+from curation.flow.passes import OutputResult, Passes, ShardResult
 from curation.flow.quarantine import write_quarantine
 from curation.hashing import combine
 from curation.io import commits
@@ -50,6 +51,9 @@ from curation.report.page import write_report
 
 SMALL_BYTES = 256 << 20
 """Inputs up to this decoded size are built by threads of this process: a cluster takes seconds to start."""
+
+LINKS = 8
+"""Shards that are put in place at a time."""
 
 ExecutorName = Literal["serial", "threads", "dask"]
 
@@ -341,21 +345,22 @@ class _Build:
         return manifest
 
     def _link_shards(self, root: Path, result: OutputResult, suffix: str) -> list[dict[str, Any]]:
-        shards = []
-        store = self._runner.store
-        for number, shard in enumerate(result.shards):
-            data = shard.mark["data"]
-            if shard.key not in self._runner.made and not store.intact(shard.key, shard.mark):
-                store.forget(shard.key)
-                raise BuildError(
-                    f"{store.data(shard.key)}: has changed since it was written; run the same command again, which "
-                    "makes it anew"
-                )
-            path = f"shards/{self._bound.build_id}/part-{number:05d}.{suffix}"
-            link_or_copy(store.data(shard.key, data["suffix"]), root / path)
-            commits.reached("shard:published")
-            shards.append({"path": path, "rows": shard.mark["rows"], "bytes": data["bytes"], "xxh3": data["xxh3"]})
-        return shards
+        names = [f"shards/{self._bound.build_id}/part-{i:05d}.{suffix}" for i in range(len(result.shards))]
+        # What takes time is the disk's word that it has the bytes, so several are asked for at once.
+        with ThreadPoolExecutor(LINKS) as pool:
+            return list(pool.map(lambda shard, name: self._link(root, shard, name), result.shards, names))
+
+    def _link(self, root: Path, shard: ShardResult, name: str) -> dict[str, Any]:
+        store, data = self._runner.store, shard.mark["data"]
+        if shard.key not in self._runner.made and not store.intact(shard.key, shard.mark):
+            store.forget(shard.key)
+            raise BuildError(
+                f"{store.data(shard.key, data['suffix'])}: has changed since it was written; run the same command "
+                "again, which makes it anew"
+            )
+        link_or_copy(store.data(shard.key, data["suffix"]), root / name)
+        commits.reached("shard:published")
+        return {"path": name, "rows": shard.mark["rows"], "bytes": data["bytes"], "xxh3": data["xxh3"]}
 
     def _write_plan(self, meta: Path, output: OutputSpec, feed: FeedSpec, result: OutputResult) -> None:
         seed = self._bound.recipe.seed if feed.seed is None else feed.seed

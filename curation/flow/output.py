@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from curation.engine.store import Mark, Store
 from curation.flow.evaluate import Made, View, evaluate
 from curation.flow.gates import GateSpec, measure
-from curation.flow.jobs import _OnChunk, chunk_memory
+from curation.flow.jobs import chunk_memory
 from curation.hashing import HASH_VERSION, fingerprint, row_hashes
 from curation.io.chunks import Chunk
 from curation.keys import content_key
@@ -27,6 +28,9 @@ from curation.types import CarriesSchemas, Ids, conform, copies_of, ids_of, sche
 
 ORDER = "__order"
 """Sort key of a row in a run; never leaves the work directory."""
+
+RUN_BYTES = 64 << 20
+"""Decoded size of a run. Tasks may be larger; runs are part of no promise, since ties of the order go by row id."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +60,46 @@ class Target(CarriesSchemas):
 
 
 @dataclass(frozen=True)
-class ScatterJob(_OnChunk):
-    """Rows of one chunk, sorted by group and order key: a run."""
+class ScatterJob:
+    """Rows of neighbouring chunks, sorted by group and order key: a run."""
 
+    view: View
+    chunks: tuple[Chunk | Made, ...]
     target: Target
 
     @cached_property
     def key(self) -> str:
         """Content key."""
         ref, target = self.target.ref, self.target
-        return content_key(
-            "scatter", self.view.key(ref), target.schema.names, target.group, target.seed, self.chunk.key
-        )
+        chunks = [chunk.key for chunk in self.chunks]
+        return content_key("scatter", self.view.key(ref), target.schema.names, target.group, target.seed, chunks)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the chunks."""
+        return sum(chunk.rows for chunk in self.chunks)
+
+    @property
+    def cost(self) -> int:
+        """Bytes of the chunks."""
+        return sum(chunk.bytes for chunk in self.chunks)
+
+    @property
+    def memory(self) -> int:
+        """Peak memory: one chunk on its way, all of them, and their sorted copy."""
+        return max(map(chunk_memory, self.chunks)) + 3 * self.cost
+
+    def describe(self) -> str:
+        """Place of the chunks."""
+        return self.chunks[0].place()
 
     def run(self, store: Store) -> Mark:
         """Evaluate, sort, write; the mark tells where each group lies."""
-        table = evaluate(self.view, store, self.chunk).tables.get(self.target.ref)
-        if table is None or not table.num_rows:
+        tables = [evaluate(self.view, store, chunk).tables.get(self.target.ref) for chunk in self.chunks]
+        found = [conform(table, self.target.schema) for table in tables if table is not None and table.num_rows]
+        if not found:
             return {"groups": []}
-        table = conform(table, self.target.schema)
+        table = pa.concat_tables(found)
         key = stream_key(self.target.seed, "output", "order")
         order = random_bits(key, ids_of(table), stream=copies_of(table))
         index, groups = sort_run(table, order, self.target.group)
@@ -82,19 +107,53 @@ class ScatterJob(_OnChunk):
         return {"groups": groups} | store.write_table(self.key, run)
 
 
+def neighbours(chunks: Sequence[Chunk | Made]) -> list[tuple[Chunk | Made, ...]]:
+    """Group chunks of one file, or of one stage's new rows, up to ``RUN_BYTES``: few runs, since each shard reads all.
+
+    The groups depend on the chunks alone; an appended file changes none of them.
+    """
+    groups: list[list[Chunk | Made]] = []
+    size, last = 0, ""
+    for chunk in chunks:
+        place = chunk.file.key if isinstance(chunk, Chunk) else chunk.step
+        if place != last or size + chunk.bytes > RUN_BYTES:
+            groups.append([])
+            size, last = 0, place
+        groups[-1].append(chunk)
+        size += chunk.bytes
+    return [tuple(group) for group in groups]
+
+
 def sort_run(table: pa.Table, order: Ids, group: str | None) -> tuple[Any, list[list[Any]]]:
     """Positions in sorted order, and ``[group, first, rows]`` of each group, missing groups last."""
+    ids, copies = ids_of(table), copies_of(table)
     if group is None:
-        return np.argsort(order, kind="stable"), [[None, 0, table.num_rows]]
+        return np.lexsort((copies, ids, order)) if _repeats(order) else np.argsort(order), [[None, 0, table.num_rows]]
     values = plain(table.column(group))
-    pairs = pa.table({"group": values, "order": order})
-    index = pc.sort_indices(pairs, sort_keys=[("group", "ascending"), ("order", "ascending")]).to_numpy()
+    rank = _ranks(values)
+    index = np.lexsort((copies, ids, order, rank)) if _repeats(order) else np.lexsort((order, rank))
     ordered = values.take(pa.array(index)).combine_chunks()
     counts = ordered.value_counts()
     sizes = counts.field("counts").to_numpy()
     firsts = np.concatenate([[0], np.cumsum(sizes)])
     names = counts.field("values").to_pylist()
     return index, [[n, int(a), int(s)] for n, a, s in zip(names, firsts, sizes, strict=False)]
+
+
+def _repeats(order: Ids) -> bool:
+    """Whether two rows have the same order key, so that ties must be broken."""
+    ordered = np.sort(order)
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
+def _ranks(values: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Place of each row's value among the sorted values, missing last."""
+    coded = values.combine_chunks().dictionary_encode()
+    place = np.empty(len(coded.dictionary) + 1, np.int64)
+    place[pc.sort_indices(coded.dictionary).to_numpy()] = np.arange(len(coded.dictionary))
+    place[-1] = len(coded.dictionary)
+    ranks: NDArray[np.int64] = place[coded.indices.fill_null(len(coded.dictionary)).to_numpy()]
+    return ranks
 
 
 def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:

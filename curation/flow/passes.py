@@ -23,7 +23,7 @@ from curation.flow.jobs import (
     StepJob,
     read_keys,
 )
-from curation.flow.output import GatherJob, ScatterJob, StreamJob, Target, cut_chunks, cut_runs
+from curation.flow.output import GatherJob, ScatterJob, StreamJob, Target, cut_chunks, cut_runs, neighbours
 from curation.io.chunks import Chunk, Skip
 from curation.keys import content_key
 from curation.stages.base import ArtifactStage, FitStage, State, Tables
@@ -258,7 +258,7 @@ class Passes:
             ]
             groups: list[tuple[Any, int]] = [(None, total)]
         else:
-            scatter = [ScatterJob(view, chunk, target) for chunk, _ in chunks]
+            scatter = [ScatterJob(view, group, target) for group in neighbours([chunk for chunk, _ in chunks])]
             marks = self._runner.run(f"{target.name}: scatter", scatter)
             runs = [(job.key, mark["groups"]) for job, mark in zip(scatter, marks, strict=True) if mark["groups"]]
             slices, groups = cut_runs(self._runner.store, runs, target.shard_rows)
