@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 from curation.engine.executor import Result, Task, Timings, run_task
 from curation.errors import BuildError
@@ -77,7 +78,8 @@ class DaskExecutor:
                     f"scheduler {address}: no answer within 20 s; check the address, or leave `--scheduler` out to "
                     "run on this machine"
                 ) from error
-        self.workers = max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+        known = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        self.workers = max(1, sum(each["nthreads"] for each in known))
 
     @staticmethod
     def _start(workers: int) -> Any:
@@ -101,31 +103,26 @@ class DaskExecutor:
                 '`if __name__ == "__main__":`, since every worker imports it again'
             ) from error
 
-    def probe(self, folder: Path) -> None:
-        """Make sure that every worker has this version of the package, a like processor, and sees ``folder``.
+    def probe(self, folder: Path, versions: Mapping[str, str]) -> None:
+        """Make sure that every worker has these versions, which the bytes depend on, and sees ``folder``.
 
         Raises
         ------
         BuildError
             If one does not, naming it and what it lacks.
         """
-        from curation import __version__
-
         folder.mkdir(parents=True, exist_ok=True)
         token = folder / ".probe"
         token.write_text(str(os.getpid()), "utf-8")
         try:
             for address, found in self._client.run(_look, str(token)).items():
-                version, content, machine = found
-                if machine != platform.machine():
-                    raise BuildError(
-                        f"worker {address}: runs on {machine}, this is {platform.machine()}; the last bit of a sum may "
-                        "differ between them, so use workers of one kind"
-                    )
-                if version != __version__:
-                    raise BuildError(
-                        f"worker {address}: has curation {version}, this is {__version__}; install the same version"
-                    )
+                other, content = found
+                for name, version in versions.items():
+                    if other.get(name) != version:
+                        raise BuildError(
+                            f"worker {address}: has {name} {other.get(name)}, this is {version}, and the bytes of a "
+                            "build depend on it; use workers that are alike"
+                        )
                 if content != str(os.getpid()):
                     raise BuildError(
                         f"worker {address}: cannot see {folder}; use a folder that all workers share (`--work`)"
@@ -137,7 +134,7 @@ class DaskExecutor:
         """Run the tasks on the workers."""
         import distributed
 
-        futures = [self._client.submit(run_task, task, pure=False, retries=0) for task in tasks]
+        futures = [self._client.submit(_run, task, pure=False, retries=0) for task in tasks]
         waiting = distributed.as_completed(futures)
         left, last = len(futures), time.monotonic()
         try:
@@ -179,11 +176,21 @@ class DaskExecutor:
             self._cluster.close(timeout=10)
 
 
-def _look(token: str) -> tuple[str, str, str]:
-    from curation import __version__
+def _look(token: str) -> tuple[dict[str, str], str]:
+    from curation.versions import versions
 
     try:
         content = Path(token).read_text("utf-8")
     except OSError:
         content = ""
-    return __version__, content, platform.machine()
+    return versions(), content
+
+
+def _run(task: Task) -> tuple[list[Result], Timings]:
+    """Run a task in a worker, which may have several threads: the limit on BLAS is set for good, not per task."""
+    if not _limited:
+        _limited.append(threadpool_limits(limits=1))
+    return run_task(task)
+
+
+_limited: list[Any] = []

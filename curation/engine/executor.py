@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -63,8 +63,20 @@ class Timings:
     peak_bytes: int
 
 
+AFTER_TASK: list[Callable[[], None]] = []
+"""Called when a task ends, so that a worker that lives on keeps no file open and no rows."""
+
+
 def run_task(task: Task) -> tuple[list[Result], Timings]:
     """Run the jobs of a task; what runs in a worker."""
+    try:
+        return _run_jobs(task)
+    finally:
+        for clean in AFTER_TASK:
+            clean()
+
+
+def _run_jobs(task: Task) -> tuple[list[Result], Timings]:
     started, results = time.perf_counter(), []
     # One thread: the last bit of a sum depends on how BLAS divides the work.
     with threadpool_limits(limits=1):

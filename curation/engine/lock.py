@@ -47,7 +47,7 @@ def held(folder: Path) -> Iterator[None]:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": " ".join(sys.argv)[:200],
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]])[:80],  # options may hold secrets
         }
         file.write(json.dumps(owner))
         file.flush()

@@ -30,7 +30,8 @@ class PhaseRecord:
 class Runner:
     """Carries store, executor and events through a build, and keeps count of what ran.
 
-    ``used`` are the keys that this build depends on, ``made`` those whose work was done now rather than earlier.
+    ``used`` are the keys that this build depends on, ``made`` those whose work was done now rather than earlier. With
+    ``verify``, the bytes of earlier work are hashed before they are used again.
     """
 
     store: Store
@@ -38,6 +39,7 @@ class Runner:
     events: Events
     memory: int
     task_bytes: int | None = None
+    verify: bool = False
     used: set[str] = field(default_factory=set)
     made: set[str] = field(default_factory=set)
     records: list[PhaseRecord] = field(default_factory=list)
@@ -51,7 +53,7 @@ class Runner:
             If a job needs more memory than a worker may use.
         """
         started = time.perf_counter()
-        marks = {job.key: self.store.mark(job.key) for job in jobs}
+        marks = {job.key: self._mark(job.key) for job in jobs}
         left = [job for job in {job.key: job for job in jobs}.values() if marks[job.key] is None]
         self.used.update(marks)
         self.made.update(job.key for job in left)
@@ -73,8 +75,15 @@ class Runner:
             raise AssertionError(f"{phase}: {len(jobs) - len(done)} jobs left no mark under their own key")
         return done
 
+    def _mark(self, key: str) -> Mark | None:
+        mark = self.store.mark(key)
+        if mark is not None and self.verify and "data" in mark and not self.store.intact(key, mark):
+            self.store.forget(key)
+            return None
+        return mark
+
     def _refuse(self, phase: str, jobs: Sequence[Job]) -> None:
-        shared = self.executor.workers if self.executor.name == "threads" else 1
+        shared = min(self.executor.workers, len(jobs)) if self.executor.name == "threads" else 1
         largest = max(jobs, key=lambda job: job.memory, default=None)
         if largest is not None and IDLE_BYTES + largest.memory * shared > self.memory:
             raise RefusedError(

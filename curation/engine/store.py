@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from curation.io.atomic import dump_json, write_atomic, write_json
+from curation.io.atomic import dump_json, void, write_atomic, write_json
 
 Mark = dict[str, Any]
 """What a job leaves behind: small, JSON-able, equal for equal keys (arrays by :func:`encode`)."""
@@ -90,6 +90,26 @@ class Store:
         """Take a done-mark back."""
         self._path(key, ".json").unlink(missing_ok=True)
 
+    def rebooted(self) -> bool:
+        """Whether the machine was started anew since the last build here; from now on, it was not.
+
+        Intermediates are not forced to the disk, so a power cut may leave files of the right size without their bytes.
+        """
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        except OSError:
+            return True
+        note = Path(self.root) / "boot"
+        try:
+            before = note.read_text("ascii")
+        except OSError:
+            before = ""
+        if before != boot:
+            write_atomic(
+                note, lambda path: void(path.write_text(boot, "ascii")), written="object:written", named="object:named"
+            )
+        return before != boot
+
     def sweep(self, used: Iterable[str]) -> None:
         """Remove everything that is not named by ``used``: older builds' work and unfinished files."""
         keep = set(used)
@@ -102,8 +122,8 @@ class Store:
         return sum(p.stat().st_size for p in Path(self.root).rglob("*") if p.is_file())
 
     def clear(self) -> None:
-        """Remove the work directory."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        """Remove all finished work; whatever else lies in the folder is not ours."""
+        shutil.rmtree(Path(self.root) / "objects", ignore_errors=True)
 
 
 def digest_of(path: Path) -> str:

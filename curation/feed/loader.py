@@ -11,6 +11,7 @@ boolean, timestamp, date, duration, without nulls  bool, datetime64, timedelta64
 fixed-size list of integers or floats, no nulls    same dtype, (k, size), nested lists (k, size, size, ...)
 string, binary                                     object: str or bytes, None for null
 list                                               object: one numpy array per row, None for null
+timestamp, date, duration, with nulls              object: numpy scalars, as exact as the column, None for null
 anything with a null, and all other types          object: Python values, None for null
 =================================================  ===========================================================
 
@@ -35,6 +36,7 @@ from numpy.typing import NDArray
 
 from curation.feed.gather import FixedWidth
 from curation.feed.plan import FeedError, Plan, check_rank
+from curation.tables import take
 
 Array = NDArray[Any]
 Format = Literal["arrow", "parquet"]
@@ -461,7 +463,7 @@ class _Column:
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    kind: Literal["view", "numpy", "python"]
+    kind: Literal["view", "numpy", "times", "python"]
 
     @classmethod
     def of(cls, field: pa.Field, has_null: bool) -> _Column:
@@ -471,9 +473,11 @@ class _Column:
             shape, kind = (*shape, kind.list_size), kind.value_type
         if not has_null and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             return cls(field.name, np.dtype(kind.to_pandas_dtype()), shape, "view")
-        dtype = pa.array([], field.type).to_numpy(zero_copy_only=False).dtype
+        dtype = _numpy_dtype(field.type)
         if dtype.kind != "O" and not has_null:
             return cls(field.name, dtype, (), "numpy")
+        if dtype.kind in "mM":
+            return cls(field.name, np.dtype(object), (), "times")
         texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
         lists = (pa.types.is_list, pa.types.is_large_list)
         as_numpy = any(test(field.type) for test in (*texts, *lists))
@@ -489,9 +493,29 @@ class _Column:
                 array = array.flatten()
             output[targets] = array.to_numpy().reshape(-1, *self.shape)[rows]
             return
-        taken = array.take(pa.array(rows))
+        taken = take(pa.table([array], names=[self.name]), rows).column(0)
         if self.kind == "numpy":
             output[targets] = taken.to_numpy(zero_copy_only=False)
             return
-        for target, value in zip(targets.tolist(), taken.to_pylist(), strict=True):
+        for target, value in zip(targets.tolist(), self._values(taken), strict=True):
             output[target] = value
+
+    def _values(self, taken: pa.ChunkedArray) -> list[Any]:
+        if self.kind == "times":  # Python's own hold no nanoseconds, and only the years 1 to 9999
+            return [None if np.isnat(value) else value for value in taken.to_numpy()]
+        try:
+            values: list[Any] = taken.to_pylist()
+        except (ValueError, OverflowError) as error:
+            raise FeedError(
+                f"column {self.name!r} of type {taken.type} holds a value that Python cannot: {error}; leave the "
+                "column out, or make it text or a number in the recipe"
+            ) from error
+        return values
+
+
+def _numpy_dtype(kind: pa.DataType) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = pa.array([], kind).to_numpy(zero_copy_only=False).dtype
+    except pa.ArrowNotImplementedError:  # lists of views
+        return np.dtype(object)
+    return dtype

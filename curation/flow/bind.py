@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
 
-from curation import __version__
-from curation.errors import BuildError, Problem, RecipeError
+from curation.errors import Problem, RecipeError
 from curation.expressions import ExpressionError, RowExpression
+from curation.flow.evaluate import path_bits
 from curation.flow.gates import GateSpec
 from curation.flow.graph import Graph, Source, Step
 from curation.flow.output import Target
-from curation.hashing import HASH_VERSION
 from curation.io.chunks import Chunk, cut
 from curation.io.files import FileRef, InputError, find_files
 from curation.io.formats import Layout, UnreadableError, open_file
@@ -26,6 +23,7 @@ from curation.stages import make_stage
 from curation.stages.base import BindError
 from curation.stages.columns import missing
 from curation.types import OWN_COLUMNS, ROW_ID, in_order, with_own
+from curation.versions import versions
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ class BoundInput:
 
     spec: InputSpec
     files: tuple[FileRef, ...]
+    row_bits: Mapping[str, int]
     chunks: tuple[Chunk, ...]
     lost: tuple[LostFile, ...]
     columns: tuple[str, ...]
@@ -76,26 +75,13 @@ class Bound:
         return self.inputs[name].chunks
 
 
-def versions() -> dict[str, str]:
-    """Versions that the bytes of a build depend on."""
-    import polars
-
-    return {
-        "curation": __version__,
-        "hash": str(HASH_VERSION),
-        "machine": platform.machine(),
-        "numpy": np.__version__,
-        "polars": polars.__version__,
-        "pyarrow": pa.__version__,
-    }
-
-
 @dataclass
 class _Binder:
     recipe: Recipe
     sample: float
     verify: bool
     problems: list[Problem] = field(default_factory=list)
+    taken: set[int] = field(default_factory=set)
 
     def add(self, path: tuple[str | int, ...], message: str, hint: str = "") -> None:
         self.problems.append(self.recipe.problem(path, message, hint))
@@ -109,7 +95,7 @@ class _Binder:
             self.add(("inputs", name, "path"), str(error))
             return None
         with ThreadPoolExecutor(8) as pool:
-            layouts = list(pool.map(_layout, files))
+            layouts = list(pool.map(layout_of, files))
         lost = [LostFile(f, str(x)) for f, x in zip(files, layouts, strict=True) if isinstance(x, UnreadableError)]
         sound = [(f, x) for f, x in zip(files, layouts, strict=True) if isinstance(x, Layout)]
         if lost and spec.on_bad_rows == "error":
@@ -130,7 +116,8 @@ class _Binder:
         if columns is None:
             return None
         read = pa.schema([schema.field(column) for column in columns], metadata=_users_metadata(schema))
-        chunks = [chunk for file, layout in sound for chunk in cut(name, file, layout)]
+        bits = self._row_bits(name, files) if spec.key is None and ROW_ID not in columns else {}
+        chunks = [c for file, layout in sound for c in cut(name, file, layout, row_bits=bits.get(file.relative, 0))]
         has_ids = ROW_ID in columns
         source = Source(
             name=name,
@@ -141,7 +128,18 @@ class _Binder:
             schema=in_order(with_own(read, ROW_ID)),
             has_ids=has_ids,
         )
-        return BoundInput(spec, tuple(files), tuple(chunks), tuple(lost), self._decoded(spec, columns)), source
+        return BoundInput(spec, tuple(files), bits, tuple(chunks), tuple(lost), self._decoded(spec, columns)), source
+
+    def _row_bits(self, name: str, files: list[FileRef]) -> dict[str, int]:
+        """Give every file 24 bits of its own, by a hash of its path; where two agree, the later path hashes again."""
+        bits = {}
+        for file in files:
+            salt = 0
+            while (found := path_bits(name, file.relative, salt)) in self.taken:
+                salt += 1
+            self.taken.add(found)
+            bits[file.relative] = found
+        return bits
 
     def _one_schema(self, name: str, sound: list[tuple[FileRef, Layout]]) -> pa.Schema | None:
         first_file, first = sound[0]
@@ -159,7 +157,8 @@ class _Binder:
                     "all files of an input have the same columns and types; read the others as an input of their own",
                 )
                 return None
-        return schema
+        fields = [f.with_nullable(any(x.schema.field(f.name).nullable for _, x in sound)) for f in schema]
+        return pa.schema(fields, metadata=schema.metadata)
 
     def _columns(self, name: str, spec: InputSpec, schema: pa.Schema) -> list[str] | None:
         before = len(self.problems)
@@ -293,7 +292,8 @@ class _Binder:
                 )
 
 
-def _layout(file: FileRef) -> Layout | UnreadableError:
+def layout_of(file: FileRef) -> Layout | UnreadableError:
+    """Schema and pieces of a file, or why it cannot be read."""
     try:
         reader = open_file(file)
         try:
@@ -380,25 +380,7 @@ def bind(
         raise RecipeError(sorted(binder.problems, key=lambda problem: (problem.line, problem.path)))
     stamps = versions()
     graph = Graph(sources, tuple(steps), schemas, content_key("root", stamps))
-    _distinct_paths(inputs)
     files = {name: [[f.relative, f.key] for f in each.files] for name, each in sorted(inputs.items())}
     build_id = content_key("build", in_given_order(recipe.canonical(redacted=False)), stamps, files, sample)[:16]
     outputs = {output.name: output for output in recipe.outputs}
     return Bound(recipe, graph, inputs, outputs, targets, gates, build_id, stamps, sample)
-
-
-def _distinct_paths(inputs: Mapping[str, BoundInput]) -> None:
-    from curation.flow.evaluate import path_bits
-
-    seen: dict[int, str] = {}
-    for name, each in inputs.items():
-        if each.spec.key is not None or ROW_ID in each.columns:
-            continue
-        for file in each.files:
-            bits = path_bits(name, file.relative)
-            if bits in seen:
-                raise BuildError(
-                    f"{file.path}: its path and that of {seen[bits]} give the same 24 bits of the row ids; rename the "
-                    "input or the file, or give the input a `key:`"
-                )
-            seen[bits] = file.path

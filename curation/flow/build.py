@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import psutil
@@ -22,7 +23,7 @@ from curation.engine.local import Serial, Threads
 from curation.engine.lock import held
 from curation.engine.runner import Runner
 from curation.engine.store import Mark, Store, load_state
-from curation.errors import BuildError
+from curation.errors import BuildError, RecipeError
 from curation.feed.plan import write_plan
 from curation.flow import gates
 from curation.flow.bind import Bound, bind
@@ -34,7 +35,7 @@ from curation.flow.passes import OutputResult, Passes, ShardResult
 from curation.flow.quarantine import write_quarantine
 from curation.hashing import combine
 from curation.io import commits
-from curation.io.atomic import explained, link_or_copy, write_json
+from curation.io.atomic import explained, flush, link_or_copy, write_json
 from curation.io.chunks import Chunk
 from curation.io.manifest import (
     FORMAT,
@@ -136,6 +137,7 @@ def build(recipe: Recipe, options: BuildOptions | None = None, events: Events | 
         if current is not None:
             return BuildResult(current, fresh=False, seconds=time.perf_counter() - started)
     work = work_folder(recipe, options)
+    _refuse_work(bound, work)
     with ExitStack() as stack:
         for path in sorted({*outputs.values(), work}):
             stack.enter_context(held(path))
@@ -149,11 +151,19 @@ def build(recipe: Recipe, options: BuildOptions | None = None, events: Events | 
         if options.force:
             store.clear()
         load_state.cache_clear()
-        runner = Runner(store, executor, events, memory, options.task_bytes)
+        runner = Runner(store, executor, events, memory, options.task_bytes, verify=store.rebooted())
         manifests = _Build(bound, runner, outputs).run(started)
         store.sweep(runner.used)
     ran = {record.phase: record.ran for record in runner.records}
     return BuildResult(manifests, fresh=True, ran=ran, seconds=time.perf_counter() - started)
+
+
+def _refuse_work(bound: Bound, work: Path) -> None:
+    """Intermediates must not become input files of the next build."""
+    for name, each in bound.inputs.items():
+        for path in map(Path, each.spec.paths):
+            if path.is_dir() and (work.absolute() == path or path in work.absolute().parents):
+                raise RecipeError(f"--work {work}: lies in {path}, which input '{name}' reads; name another folder")
 
 
 def _current(bound: Bound, outputs: Mapping[str, Path]) -> dict[str, Manifest] | None:
@@ -193,7 +203,7 @@ def make_executor(bound: Bound, options: BuildOptions, work: Path) -> Executor:
         work.mkdir(parents=True, exist_ok=True)
     executor = DaskExecutor(workers, address=options.scheduler)
     try:
-        executor.probe(work)
+        executor.probe(work, bound.versions)
     except BaseException:
         executor.close()
         raise
@@ -201,8 +211,18 @@ def make_executor(bound: Bound, options: BuildOptions, work: Path) -> Executor:
 
 
 def default_memory(processes: int) -> int:
-    """80 % of the free memory, shared by so many processes."""
-    return int(0.8 * psutil.virtual_memory().available / processes)
+    """80 % of the free memory, or of what a container may use, shared by so many processes."""
+    return int(0.8 * min(psutil.virtual_memory().available, _container_bytes()) / processes)
+
+
+def _container_bytes() -> int:
+    """Memory limit of the control group that this process is in, if there is one [bytes]."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            return int(Path(path).read_text("ascii"))
+        except (OSError, ValueError):  # no such file, or the word "max"
+            continue
+    return 1 << 62
 
 
 class _Build:
@@ -228,10 +248,24 @@ class _Build:
         failed = [f"{name}: {text}" for name, found in measured.items() for each in found for text in each["failed"]]
         if failed:
             raise BuildError("the result does not meet `expect`, nothing is published:\n  " + "\n  ".join(failed))
-        manifests = {}
         for name, result in results.items():
-            manifests[name] = self._publish(name, result, accounts, measured[name], ledger, started)
-        return manifests
+            self._check_feed(name, result)
+        # All outputs are complete before the first of them shows; only the manifests follow one another.
+        staged = {n: self._stage(n, r, accounts, measured[n], ledger, started) for n, r in results.items()}
+        for name, content in staged.items():
+            with explained(self._outputs[name]):
+                put_manifest(self._outputs[name], content)
+        for name in staged:
+            root = self._outputs[name]
+            clean_up(root, [self._bound.build_id, *self._previous(root, self._bound.outputs[name])])
+        return {name: Manifest(self._outputs[name], content) for name, content in staged.items()}
+
+    def _check_feed(self, name: str, result: OutputResult) -> None:
+        """Refuse a feed that the rows cannot serve before anything stands in an output."""
+        output = self._bound.outputs[name]
+        if output.feed is not None and any(rows for _, rows in result.groups):
+            with TemporaryDirectory() as folder:
+                self._write_plan(Path(folder), output, output.feed, result)
 
     def _refuse_changed(self) -> None:
         for name, each in self._bound.inputs.items():
@@ -269,7 +303,10 @@ class _Build:
         chunks = self._passes.progress.chunks[name]
         return {
             "path": self._bound.recipe.canonical()["inputs"][name]["path"],
-            "files": [{"path": f.relative, "bytes": f.size, "key": f.key} for f in each.files],
+            "files": [
+                {"path": f.relative, "bytes": f.size, "key": f.key, "row_bits": each.row_bits.get(f.relative)}
+                for f in each.files
+            ],
             "read": each.rows,
             "kept": 0,
             "dropped": 0,
@@ -289,7 +326,7 @@ class _Build:
 
     # Publication
 
-    def _publish(
+    def _stage(
         self,
         name: str,
         result: OutputResult,
@@ -297,7 +334,8 @@ class _Build:
         measured: list[dict[str, Any]],
         ledger: LedgerJob,
         started: float,
-    ) -> Manifest:
+    ) -> dict[str, Any]:
+        """Put everything but the manifest in place; returns what the manifest will say."""
         root, build_id = self._outputs[name], self._bound.build_id
         output, target = self._bound.outputs[name], self._bound.targets[name]
         meta = root / "meta" / build_id
@@ -311,6 +349,7 @@ class _Build:
             rows = sum(shard["rows"] for shard in shards)
             if output.feed is not None and rows:
                 self._write_plan(meta, output, output.feed, result)
+                commits.reached("meta:published")
                 files["plan"] = f"meta/{build_id}/plan.json"
             files["report"] = f"meta/{build_id}/report.html"
             content = {
@@ -336,13 +375,11 @@ class _Build:
                 "files": files,
                 **schema_text(target.schema),
             }
-            previous = self._previous(root, output)
-            self._write_run(meta, started, previous)
-            manifest = Manifest(root, content)
-            write_report(meta / "report.html", manifest, self._input_files())
-            put_manifest(root, content)
-        clean_up(root, [build_id, *previous])
-        return manifest
+            self._write_run(meta, started, self._previous(root, output))
+            write_report(meta / "report.html", Manifest(root, content), self._input_files())
+            for path in (*meta.iterdir(), meta, root / "shards" / build_id):
+                flush(path)
+        return content
 
     def _link_shards(self, root: Path, result: OutputResult, suffix: str) -> list[dict[str, Any]]:
         names = [f"shards/{self._bound.build_id}/part-{i:05d}.{suffix}" for i in range(len(result.shards))]
@@ -362,16 +399,15 @@ class _Build:
         commits.reached("shard:published")
         return {"path": name, "rows": shard.mark["rows"], "bytes": data["bytes"], "xxh3": data["xxh3"]}
 
-    def _write_plan(self, meta: Path, output: OutputSpec, feed: FeedSpec, result: OutputResult) -> None:
+    def _write_plan(self, folder: Path, output: OutputSpec, feed: FeedSpec, result: OutputResult) -> None:
         seed = self._bound.recipe.seed if feed.seed is None else feed.seed
         write_plan(
-            meta / "plan.json",
+            folder / "plan.json",
             options=feed_options(feed),
             groups=[(value, rows) for value, rows in result.groups],
             seed=seed,
             name=output.name,
         )
-        commits.reached("meta:published")
 
     def _input_files(self) -> dict[str, list[Path]]:
         lost = {name: {x.file.path for x in each.lost} for name, each in self._bound.inputs.items()}
@@ -411,7 +447,7 @@ class _Build:
 
 def _add_to_input(account: dict[str, Any], chunk: Chunk, mark: Mark) -> None:
     account["kept"] += mark["kept"]
-    account["dropped"] += mark["read"] - mark["kept"]
+    account["dropped"] += mark["dropped"]
     account["not_selected"] += mark["not_selected"]
     if mark["not_selected"]:
         per_file = account["not_selected_by_file"]

@@ -9,7 +9,9 @@ from pathlib import Path
 from curation.engine.executor import IDLE_BYTES
 from curation.errors import RefusedError
 from curation.flow.bind import Bound
-from curation.flow.jobs import chunk_memory
+from curation.flow.jobs import LEDGER_BYTES, chunk_memory
+from curation.flow.output import RUN_BYTES
+from curation.flow.passes import REPEATS_ROWS
 from curation.stages.base import ArtifactStage, FitStage
 
 
@@ -37,19 +39,21 @@ def estimate(bound: Bound) -> list[Line]:
         if each.spec.on_bad_rows == "quarantine":
             lines.append(Line(f"{name}: look for bad rows", each.rows, len(each.chunks), memory, 0, smaller))
         if each.spec.key is not None:
-            lines.append(Line(f"{name}: equal keys", each.rows, len(each.chunks), memory, 8 * each.rows, smaller))
+            merged = max(memory, 24 * min(each.rows, REPEATS_ROWS))
+            lines.append(Line(f"{name}: equal keys", each.rows, len(each.chunks), merged, 8 * each.rows, smaller))
     for step in bound.graph.steps:
         if isinstance(step.stage, FitStage):
             extra = ", then its artifact" if isinstance(step.stage, ArtifactStage) else ""
             lines.append(Line(f"{step.name}: fit{extra}", rows, jobs, memory, 0, smaller))
-    lines.append(Line("census and ledger", rows, jobs, memory, 16 * rows, smaller))
+    lines.append(Line("census and ledger", rows, jobs, max(memory, LEDGER_BYTES), 16 * rows, smaller))
     for name, target in bound.targets.items():
         shard = min(target.shard_rows, max(1, rows)) * (size // max(1, rows))
         option = "output" if len(bound.targets) == 1 else f"outputs.{name}"
         mend = f"set {option}.shard_rows <= {_fit_rows(shard, target.shard_rows)}"
         shards = -(-rows // target.shard_rows)
         if target.order != "input":
-            lines.append(Line(f"{name}: scatter", rows, jobs, memory, size, smaller))
+            runs = memory + 3 * min(size, max(RUN_BYTES, memory // 4))
+            lines.append(Line(f"{name}: scatter", rows, jobs, runs, size, smaller))
             lines.append(
                 Line(f"{name}: shards", rows, -(-rows // target.shard_rows), 4 * shard + (64 << 20), size, mend)
             )
@@ -81,7 +85,7 @@ def refuse(lines: list[Line], *, memory: int, sharing: int, out: Path, work: Pat
         Naming the pass, what it needs, what is allowed, and the setting that mends it.
     """
     for line in lines:
-        need = IDLE_BYTES + line.memory * sharing
+        need = IDLE_BYTES + line.memory * max(1, min(sharing, line.jobs))
         if need > memory:
             raise RefusedError(
                 f"{line.phase}: {gib(need)} per worker, {gib(memory)} allowed; {line.mend}, or raise `--memory`"

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from curation.engine.executor import AFTER_TASK
 from curation.engine.store import Store, load_state
 from curation.errors import BuildError
 from curation.expressions import ExpressionError, RowExpression
@@ -21,7 +23,7 @@ from curation.keys import content_key
 from curation.rng import stream_key, uniform
 from curation.stages.base import ArtifactStage, Drop, Piece, State, Tables
 from curation.tables import keep
-from curation.types import OWN_COLUMNS, ROW_BITS, ROW_ID, Ids, ids_of
+from curation.types import COPY, OWN_COLUMNS, ROW_BITS, ROW_ID, Ids, copies_of, ids_of
 
 
 @dataclass(frozen=True)
@@ -94,17 +96,20 @@ class Evaluation:
     flows: dict[str, Flow]
     drops: list[tuple[str, Drop]]
     source_ids: Ids
+    source_copies: NDArray[np.uint32] | None
     not_selected: int
 
 
-def path_bits(name: str, relative: str) -> int:
-    """24 bits that stand for a file of an input in the row ids."""
-    return int(content_key("path", name, relative)[:6], 16)
+def path_bits(name: str, relative: str, salt: int = 0) -> int:
+    """24 bits that stand for a file of an input in the row ids; ``salt`` > 0 where another file has them already."""
+    return int(content_key("path", name, relative, *([salt] if salt else []))[:6], 16)
 
 
 def row_ids(source: Source, chunk: Chunk, table: pa.Table, numbers: Any, salted: frozenset[int]) -> Ids:
     """Identity of the rows of a chunk: their own, by key column, or by place."""
     if source.has_ids:
+        if table.column(ROW_ID).null_count:
+            raise BuildError(f"{chunk.place()}: {ROW_ID} is NULL in some rows, and it names them; drop the column")
         return ids_of(table)
     if source.key_column is not None:
         values = table.column(source.key_column)
@@ -124,7 +129,7 @@ def row_ids(source: Source, chunk: Chunk, table: pa.Table, numbers: Any, salted:
         return named
     if chunk.stop >= 1 << ROW_BITS:
         raise BuildError(f"{chunk.place()}: more than 2^{ROW_BITS} rows in one file; give the input a `key:`")
-    high = np.uint64(path_bits(source.name, chunk.file.relative) << ROW_BITS)
+    high = np.uint64(chunk.row_bits << ROW_BITS)
     placed: Ids = high | numbers.astype(np.uint64)
     return placed
 
@@ -162,7 +167,7 @@ class _Local(threading.local):
 
     def __init__(self) -> None:
         self.reader = ChunkReader()
-        self.last: tuple[str, Evaluation] | None = None
+        self.last: tuple[tuple[str, Needs], Evaluation] | None = None
 
 
 _local = _Local()
@@ -173,12 +178,13 @@ def evaluate(view: View, store: Store, chunk: Chunk | Made, key: str = "") -> Ev
 
     With a ``key`` (of view and chunk) the result is kept until the next call, since neighbouring shards share chunks.
     """
-    if key and _local.last is not None and _local.last[0] == key:
+    wanted = (key, view.needs)
+    if key and _local.last is not None and _local.last[0] == wanted:
         return _local.last[1]
     _local.last = None
     result = _Evaluator(view, store, _local.reader).run(chunk)
     if key:
-        _local.last = (key, result)
+        _local.last = (wanted, result)
     return result
 
 
@@ -186,6 +192,9 @@ def release() -> None:
     """Let go of this thread's open file and kept rows."""
     _local.reader.close()
     _local.last = None
+
+
+AFTER_TASK.append(release)
 
 
 class _Evaluator:
@@ -199,7 +208,7 @@ class _Evaluator:
     def run(self, chunk: Chunk | Made) -> Evaluation:
         """Pass one chunk through all stages that lead to what is wanted."""
         needs = self._view.needs
-        result = Evaluation({}, {}, [], np.zeros(0, np.uint64), 0)
+        result = Evaluation({}, {}, [], np.zeros(0, np.uint64), None, 0)
         self._begin(chunk, result)
         for step in self._view.graph.steps:
             table = result.tables.get(step.source)
@@ -223,6 +232,8 @@ class _Evaluator:
         table, result.not_selected = read_source(source, chunk, self._reader, needs[source.name], salted)
         result.tables[source.name] = table
         result.source_ids = ids_of(table)
+        if COPY in table.column_names:
+            result.source_copies = copies_of(table)
 
     def _apply(self, name: str, refs: tuple[str, ...], stage: Any, table: pa.Table, result: Evaluation) -> None:
         state = self._state(name)

@@ -37,8 +37,10 @@ def measure(gate: GateSpec, table: pa.Table) -> dict[str, Any]:
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         found = pc.value_counts(column)
-        names = [str(value) for value in found.field("values").to_pylist()]
-        counts["by"] = dict(zip(names, found.field("counts").to_pylist(), strict=True))
+        names = ["NULL" if value is None else str(value) for value in found.field("values").to_pylist()]
+        counts["by"] = {}
+        for name, rows in zip(names, found.field("counts").to_pylist(), strict=True):
+            counts["by"][name] = counts["by"].get(name, 0) + rows
     if gate.columns:
         counts["nulls"] = {name: table.column(name).null_count for name in gate.columns}
     return counts
@@ -58,6 +60,8 @@ def add(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def verdict(gate: GateSpec, counts: dict[str, Any]) -> list[str]:
     """Sentences that say what is out of bounds; empty where the gate is met."""
     rows = max(1, counts["rows"])
+    if not counts["rows"] and gate.kind.startswith("min") and gate.limit > 0:
+        return ["there are no rows at all"]
     if gate.kind == "max_null":
         shares = {name: nulls / rows for name, nulls in counts["nulls"].items()}
         return [

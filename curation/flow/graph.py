@@ -30,7 +30,8 @@ class Source(CarriesSchemas):
 
     def key(self) -> str:
         """Content key of how the input is read, apart from its files."""
-        return content_key("input", self.name, self.key_column, self.where, self.sample, self.seed, self.has_ids)
+        drawn = [self.sample, self.seed] if self.sample < 1.0 else None
+        return content_key("input", self.name, self.key_column, self.where, drawn, self.has_ids)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from curation.engine.store import Mark, Store, encode, load_state
 from curation.errors import BuildError
@@ -18,10 +19,13 @@ from curation.hashing import key_hashes
 from curation.io.chunks import Chunk, ChunkReader
 from curation.keys import content_key
 from curation.stages.base import ArtifactStage, Drop, FitStage, Stage, Tables
-from curation.types import Ids, ids_of
+from curation.types import Ids, copies_of, ids_of
 
 DECODE_BYTES = 128 << 20
 """Largest row group that is decoded at once (see ``curation.io.parquet``)."""
+
+LEDGER_BYTES = 64 << 20
+"""Peak memory of writing the ledger: one chunk's part at a time."""
 
 BASE_BYTES = 32 << 20
 """Buffers of readers, writers and kernels, whatever the rows."""
@@ -32,8 +36,11 @@ UNUSED = "not in any output"
 
 def chunk_memory(chunk: Chunk | Made) -> int:
     """Peak memory of a chunk on its way: the decoded piece, the rows, and what stages make of them."""
-    piece = chunk.piece_bytes if isinstance(chunk, Chunk) else 0
-    return BASE_BYTES + min(DECODE_BYTES, 2 * piece) + 4 * chunk.bytes
+    if not isinstance(chunk, Chunk):
+        return BASE_BYTES + 4 * chunk.bytes
+    # Row groups are decoded bit by bit where they are large; a record batch is always whole.
+    piece = 2 * chunk.piece_bytes
+    return BASE_BYTES + (min(DECODE_BYTES, piece) if chunk.file.format == "parquet" else piece) + 4 * chunk.bytes
 
 
 @dataclass(frozen=True)
@@ -69,11 +76,12 @@ class InspectJob:
 
     chunk: Chunk
     columns: tuple[str, ...]
+    root_key: str
 
     @cached_property
     def key(self) -> str:
         """Content key."""
-        return content_key("inspect", self.chunk.key, self.columns)
+        return content_key("inspect", self.root_key, self.chunk.key, self.columns)
 
     @property
     def rows(self) -> int:
@@ -289,11 +297,12 @@ class CensusJob(_OnChunk):
         for ref in self.unused:
             self._close(ref, result)
         kept_rows = {name: result.tables[ref].num_rows for name, ref in self.outputs.items() if ref in result.tables}
-        kept = self._balance(result)
+        kept, dropped = self._balance(result)
         mark: Mark = {
             "not_selected": result.not_selected,
             "read": len(result.source_ids),
             "kept": kept,
+            "dropped": dropped,
             "outputs": kept_rows,
             "stages": {name: vars(flow) for name, flow in result.flows.items()},
         }
@@ -313,17 +322,33 @@ class CensusJob(_OnChunk):
         flow.out -= table.num_rows
         flow.dropped[UNUSED] = flow.dropped.get(UNUSED, 0) + table.num_rows
 
-    def _balance(self, result: Evaluation) -> int:
+    def _balance(self, result: Evaluation) -> tuple[int, int]:
+        """Count rows of the input that are kept, and rows that are not but are listed; nothing may be left over."""
         for name, flow in result.flows.items():
             if flow.into + flow.created != flow.out + sum(flow.dropped.values()):
                 raise AssertionError(f"stage '{name}' does not balance at {self.describe()}: {flow}")
-        ids = [ids_of(result.tables[ref]) for ref in self.outputs.values() if ref in result.tables]
-        kept = np.isin(result.source_ids, np.concatenate(ids)) if ids else np.zeros(len(result.source_ids), bool)
-        lost = result.source_ids[~kept]
-        listed = np.concatenate([drop.row_id for _, drop in result.drops]) if result.drops else lost[:0]
-        if not np.isin(lost, listed).all():
+        copied = result.source_copies is not None
+        rows = _named(result.source_ids, result.source_copies)
+        outputs = [result.tables[ref] for ref in self.outputs.values() if ref in result.tables]
+        kept = _among(rows, [_named(ids_of(each), copies_of(each) if copied else None) for each in outputs])
+        listed = _among(rows, [_named(d.row_id, d.copy if copied else None) for _, d in result.drops])
+        if (~kept & ~listed).any():
             raise AssertionError(f"rows vanish without a reason at {self.describe()}")
-        return int(kept.sum())
+        return int(kept.sum()), int((~kept & listed).sum())
+
+
+def _named(ids: Ids, copies: NDArray[np.uint32] | None) -> NDArray[Any]:
+    """Rows as one comparable value each: the id, and the copy number where rows come in as copies."""
+    if copies is None:
+        return ids
+    both = np.empty(len(ids), [("id", np.uint64), ("copy", np.uint32)])
+    both["id"], both["copy"] = ids, copies
+    return both
+
+
+def _among(rows: NDArray[Any], parts: list[NDArray[Any]]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = np.isin(rows, np.concatenate(parts)) if parts else np.zeros(len(rows), bool)
+    return found
 
 
 def ledger_table(drops: list[tuple[str, Drop]]) -> tuple[pa.Table, list[list[str]]]:
@@ -346,7 +371,7 @@ class LedgerJob:
     keys: tuple[str, ...]
     rows: int
     cost: int = 1
-    memory: int = 256 << 20
+    memory: int = LEDGER_BYTES
 
     @cached_property
     def key(self) -> str:

@@ -72,7 +72,8 @@ class ScatterJob:
         """Content key."""
         ref, target = self.target.ref, self.target
         chunks = [chunk.key for chunk in self.chunks]
-        return content_key("scatter", self.view.key(ref), target.schema.names, target.group, target.seed, chunks)
+        schema = schema_key(target.schema)
+        return content_key("scatter", self.view.key(ref), schema, target.group, target.seed, chunks)
 
     @property
     def rows(self) -> int:
@@ -221,7 +222,7 @@ def _edge(keys: list[Ids], places: list[dict[Any, tuple[int, int]]], names: list
     name = names[at]
     parts = []
     for run, place in zip(keys, places, strict=True):
-        first, rows = place.get(name, (_first_after(place, name), 0))
+        first, rows = place[name] if name in place else (_first_after(place, name), 0)
         parts.append((first, run[first : first + rows]))
     if rank == 0:
         return np.array([first for first, _ in parts], np.int64)

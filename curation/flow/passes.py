@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from curation.engine.runner import Runner
 from curation.engine.store import Mark, decode, encode
 from curation.errors import BuildError
@@ -89,8 +91,8 @@ class Passes:
         for name, each in self._bound.inputs.items():
             if each.spec.on_bad_rows != "quarantine":
                 continue
-            chunks = self.progress.chunks[name]
-            marks = self._runner.run(f"{name}: look for bad rows", [InspectJob(c, each.columns) for c in chunks])
+            chunks, root = self.progress.chunks[name], self._graph.root_key
+            marks = self._runner.run(f"{name}: look for bad rows", [InspectJob(c, each.columns, root) for c in chunks])
             self.progress.chunks[name] = tuple(
                 chunk.without([Skip(a, b, reason) for a, b, reason in mark["skips"]])
                 for chunk, mark in zip(chunks, marks, strict=True)
@@ -119,15 +121,15 @@ class Passes:
 
     def _settle(self, name: str, column: str, suspects: set[int], quarantine: bool) -> None:
         """Tell equal keys (a fault of the data) from different keys with one hash (ours to mend)."""
+        doubtful = np.array(sorted(suspects), np.uint64)
         seen: dict[int, dict[Any, tuple[Chunk, int]]] = {}
         salted: set[int] = set()
         refused: dict[int, list[Skip]] = {}
         for at, chunk in enumerate(self.progress.chunks[name]):
             hashes, values, numbers = read_keys(chunk, column, name)
-            for i, value in enumerate(hashes.tolist()):
-                if value not in suspects:
-                    continue
-                key, row = values[i].as_py(), int(numbers[i])
+            for i in np.flatnonzero(np.isin(hashes, doubtful)):
+                value = int(hashes[i])
+                key, row = values[int(i)].as_py(), int(numbers[i])
                 known = seen.setdefault(value, {})
                 if key not in known:
                     known[key] = (chunk, row)

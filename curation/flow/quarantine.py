@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from curation.flow.bind import Bound
 from curation.io.atomic import dump_json, void, write_atomic
 from curation.io.chunks import Chunk, ChunkReader, Skip, Span
 from curation.io.formats import UnreadableError, open_file
+from curation.tables import take
 
 RAW_BYTES = 64 << 20
 """UnreadableError stretches up to this size are copied; of larger ones only the place is kept."""
@@ -31,8 +34,10 @@ def write_quarantine(folder: Path, bound: Bound, chunks: Mapping[str, tuple[Chun
             raw = _copy(folder, len(lines), Path(lost.file.path), 0, lost.file.size)
             lines.append({"input": name, "file": lost.file.relative, "reason": lost.reason, "raw": raw})
         for chunk in chunks[name]:
+            refused = [skip for skip in chunk.skips if skip.readable]
+            rows = _rows(folder, len(lines), chunk, refused, each.columns) if refused else None
             for skip in chunk.skips:
-                lines.append(_line(folder, len(lines), chunk, skip, each.columns))
+                lines.append(_line(folder, len(lines), chunk, skip, rows))
     if lines:
         text = "".join(dump_json(line) + "\n" for line in lines)
         write_atomic(
@@ -44,7 +49,7 @@ def write_quarantine(folder: Path, bound: Bound, chunks: Mapping[str, tuple[Chun
     return bool(lines)
 
 
-def _line(folder: Path, number: int, chunk: Chunk, skip: Skip, columns: tuple[str, ...]) -> dict[str, Any]:
+def _line(folder: Path, number: int, chunk: Chunk, skip: Skip, rows: str | None) -> dict[str, Any]:
     line: dict[str, Any] = {
         "input": chunk.input,
         "file": chunk.file.relative,
@@ -53,7 +58,7 @@ def _line(folder: Path, number: int, chunk: Chunk, skip: Skip, columns: tuple[st
         "reason": skip.reason,
     }
     if skip.readable:
-        return line | {"rows": _rows(folder, number, chunk, skip, columns)}
+        return line | {"rows": rows}
     offset, length = _range(chunk, skip)
     return line | {
         "offset": offset,
@@ -62,13 +67,16 @@ def _line(folder: Path, number: int, chunk: Chunk, skip: Skip, columns: tuple[st
     }
 
 
-def _rows(folder: Path, number: int, chunk: Chunk, skip: Skip, columns: tuple[str, ...]) -> str:
+def _rows(folder: Path, number: int, chunk: Chunk, refused: list[Skip], columns: tuple[str, ...]) -> str:
+    """Save the refused rows of a chunk that can be read, in order, in one table."""
     reader = ChunkReader()
-    whole = Chunk(chunk.input, chunk.file, chunk.start, chunk.stop, chunk.spans, chunk.bytes)
-    table, numbers = reader.read(whole, columns)
-    at = int(skip.start - numbers[0])
-    rows = table.slice(at, skip.stop - skip.start).combine_chunks()
-    reader.close()
+    try:
+        readable = replace(chunk, skips=tuple(skip for skip in chunk.skips if not skip.readable))
+        table, numbers = reader.read(readable, columns)
+    finally:
+        reader.close()
+    wanted = np.concatenate([np.arange(skip.start, skip.stop) for skip in refused])
+    rows = take(table, np.searchsorted(numbers, wanted)).combine_chunks()
     path = folder / f"{number:05d}.arrow"
 
     def fill(to: Path) -> None:

@@ -27,10 +27,21 @@ class ArrowReader:
         """Schema and record batches, from the batch headers."""
         try:
             rows = [self._bare.get_batch(i).num_rows for i in range(self._bare.num_record_batches)]
+            self._rows = sum(rows)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UnreadableError(f"broken batch header: {one_line(error)}") from error
-        per_row = self._source.size() / max(1, sum(rows))
+        per_row = self._row_bytes()
         return Layout(self._schema, tuple(Piece(n, int(n * per_row)) for n in rows))
+
+    def _row_bytes(self) -> float:
+        """Decoded bytes of a row, by the first batch: compressed files are much larger in memory than on disk."""
+        try:
+            reader = pa.ipc.open_file(self._source)
+            first = next((b for b in map(reader.get_batch, range(reader.num_record_batches)) if b.num_rows), None)
+        except (pa.ArrowException, OSError, ValueError):
+            first = None  # that batch is reported when it is read
+        decoded = 0.0 if first is None else first.nbytes / first.num_rows
+        return float(max(decoded, self._source.size() / max(1, self._rows)))
 
     def read(self, piece: int, columns: Sequence[str]) -> Iterator[pa.Table]:
         """One record batch, checked as far as Arrow can; columns come in the order of ``columns``."""

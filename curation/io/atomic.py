@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ def write_atomic(path: Path, write: Callable[[Path], None], *, written: str, nam
     BuildError
         If the disk is full or the folder cannot be written; the temporary file is gone then.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = _temporary(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -65,6 +66,11 @@ def write_json(path: Path, value: Any, *, written: str, named: str, durable: boo
     write_atomic(path, lambda to: void(to.write_text(text, "utf-8")), written=written, named=named, durable=durable)
 
 
+def _temporary(path: Path) -> Path:
+    """Give a name that no other process takes, on whatever machine that shares the folder."""
+    return path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}")
+
+
 def void(_: object) -> None:
     """Drop a value, so that a lambda returns nothing."""
 
@@ -82,7 +88,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     """Give a finished file a second name, by a hard link where the file system has them."""
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+        temporary = _temporary(target)
         temporary.unlink(missing_ok=True)
         try:
             os.link(source, temporary)

@@ -48,6 +48,7 @@ class Chunk:
 
     ``start`` counts rows of the file; ``spans`` cover the range in order. ``skips`` are rows that are not to be read.
     ``bytes`` estimates the decoded size of all columns, ``piece_bytes`` that of the largest piece that it touches.
+    ``row_bits`` stand for the file in row ids.
     """
 
     input: str
@@ -57,13 +58,15 @@ class Chunk:
     spans: tuple[Span, ...]
     bytes: int
     piece_bytes: int = 0
+    row_bits: int = 0
     skips: tuple[Skip, ...] = field(default=())
 
     @cached_property
     def key(self) -> str:
         """Content key: the same file bytes, rows and place inside the input."""
         skips = [[skip.start, skip.stop] for skip in self.skips]
-        return content_key("chunk", self.input, self.file.relative, self.file.key, self.start, self.stop, skips)
+        place = [self.input, self.file.relative, self.row_bits]
+        return content_key("chunk", place, self.file.key, self.start, self.stop, skips)
 
     @property
     def rows(self) -> int:
@@ -81,7 +84,7 @@ class Chunk:
         return replace(self, skips=tuple(sorted((*self.skips, *skips), key=lambda skip: skip.start)))
 
 
-def cut(name: str, file: FileRef, layout: Layout) -> list[Chunk]:
+def cut(name: str, file: FileRef, layout: Layout, *, row_bits: int = 0) -> list[Chunk]:
     """Cut a file into canonical chunks: small pieces are packed, large ones split into equal parts."""
     total = sum(piece.rows for piece in layout.pieces)
     size = sum(piece.bytes for piece in layout.pieces)
@@ -107,7 +110,7 @@ def cut(name: str, file: FileRef, layout: Layout) -> list[Chunk]:
     for spans in groups:
         rows = sum(span.stop - span.start for span in spans)
         largest = max(layout.pieces[span.piece].bytes for span in spans)
-        chunks.append(Chunk(name, file, start, start + rows, tuple(spans), int(rows * per_row), largest))
+        chunks.append(Chunk(name, file, start, start + rows, tuple(spans), int(rows * per_row), largest, row_bits))
         start += rows
     return chunks
 
@@ -116,7 +119,7 @@ class ChunkReader:
     """Reads chunks one after the other, decoding each piece of a file once where they come in order."""
 
     def __init__(self) -> None:
-        self._path = ""
+        self._opened = ("", "")
         self._reader: Reader | None = None
         self._piece: tuple[int, tuple[str, ...]] | None = None
         self._tables: Iterator[pa.Table] = iter(())
@@ -173,9 +176,10 @@ class ChunkReader:
         return found
 
     def _open(self, file: FileRef) -> Reader:
-        if self._reader is None or self._path != file.path:
+        # By content, too: a file that was replaced under the same name is another file.
+        if self._reader is None or self._opened != (file.path, file.key):
             self.close()
-            self._reader, self._path = open_file(file), file.path
+            self._reader, self._opened = open_file(file), (file.path, file.key)
         return self._reader
 
     def _empty(self, file: FileRef, columns: tuple[str, ...]) -> pa.Table:
@@ -208,7 +212,7 @@ class ChunkReader:
 
 
 def _kept(start: int, stop: int, skips: tuple[Skip, ...]) -> NDArray[np.int64]:
-    rows = np.arange(start, stop, dtype=np.int64)
+    kept = np.ones(stop - start, bool)
     for skip in skips:
-        rows = rows[(rows < skip.start) | (rows >= skip.stop)]
-    return rows
+        kept[max(0, skip.start - start) : max(0, skip.stop - start)] = False
+    return np.flatnonzero(kept) + start

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
 
 from curation.errors import CurationError
+from curation.io.manifest import ManifestError, read_manifest
 from curation.keys import content_key
 
 PROBE_BYTES = 4 << 20
@@ -108,26 +108,31 @@ def _expand(pattern: str, stated: str | None) -> list[tuple[str, Path]]:
             raise InputError(f"{path}: no file with a suffix of {', '.join(sorted(SUFFIXES))} in this folder")
         return [(each.relative_to(path).as_posix(), each) for each in inside]
     if glob.has_magic(pattern):
-        matches = [Path(each) for each in glob.glob(pattern, recursive=True) if Path(each).is_file()]
+        root = _fixed_root(pattern)
+        inner = Path(pattern).relative_to(root).as_posix()
+        matches = [
+            each for each in map(root.joinpath, glob.glob(inner, root_dir=root, recursive=True)) if each.is_file()
+        ]
         if not matches:
             raise InputError(f"{pattern}: no file matches")
-        root = _fixed_root(pattern)
         return [(each.relative_to(root).as_posix(), each) for each in matches]
     raise InputError(f"{pattern}: no such file or folder")
 
 
 def _own_output(path: Path) -> list[tuple[str, Path]]:
     try:
-        shards = json.loads((path / "manifest.json").read_text("utf-8"))["shards"]
-        return [(shard["path"].rpartition("/")[2], path / shard["path"]) for shard in shards]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path / 'manifest.json'}: is not a manifest of ours: {error}") from error
+        shards = read_manifest(path).shards
+    except ManifestError as error:
+        raise InputError(str(error)) from error
+    return [(shard.path.rpartition("/")[2], path / shard.path) for shard in shards]
 
 
 def _fixed_root(pattern: str) -> Path:
-    parts = Path(pattern).parts
-    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    return Path(*parts[:fixed])
+    """Longest part of a pattern that is there as it is written: a folder may be called ``v[1]``."""
+    path = Path(pattern).parent
+    while not path.is_dir():
+        path = path.parent
+    return path
 
 
 def file_ref(path: Path, relative: str, stated: str | None = None, *, verify: bool = False) -> FileRef:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -68,11 +69,12 @@ class Manifest:
         return None if found is None else self.root / found
 
     def complete(self) -> bool:
-        """Whether all shards are there with the size that the manifest states."""
+        """Whether all shards are there with the size that the manifest states, and plan, ledger and report, too."""
         try:
-            return all((self.root / s.path).stat().st_size == s.bytes for s in self.shards)
+            whole = all((self.root / s.path).stat().st_size == s.bytes for s in self.shards)
         except OSError:
             return False
+        return whole and all((self.root / path).exists() for path in self.content["files"].values())
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -96,6 +98,15 @@ def read_manifest(root: Path) -> Manifest:
     lacking = [name for name in ("build_id", "rows", "shards", "files", "schema_ipc") if name not in content]
     if lacking:
         raise ManifestError(f"{path}: cannot be read as a manifest: {lacking[0]!r} is missing")
+    try:
+        named = [*(shard["path"] for shard in content["shards"]), *content["files"].values()]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from error
+    for each in named:
+        # A manifest may come from anybody: it names files of its own build and no others.
+        place = PurePosixPath(str(each))
+        if place.is_absolute() or ".." in place.parts:
+            raise ManifestError(f"{path}: names {each!r}, which lies outside the build; do not trust this manifest")
     return Manifest(root, content)
 
 
@@ -119,14 +130,17 @@ _META = {"written": "meta:published", "named": "meta:published"}
 
 
 def clean_up(root: Path, keep: list[str]) -> None:
-    """Remove generations that are not in ``keep``, and unfinished files."""
+    """Remove generations that are not in ``keep``, and unfinished files; what is not ours stays."""
     with explained(root):
-        for part in PARTS:
-            for each in (root / part).glob("*"):
-                if each.is_dir() and each.name not in keep:
-                    shutil.rmtree(each, ignore_errors=True)
-        for leftover in root.rglob(f"{TEMPORARY}*"):
+        for leftover in root.glob(f"{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)
+        for each in (each for part in PARTS for each in (root / part).glob("*")):
+            if not each.is_dir() or re.fullmatch("[0-9a-f]{16}", each.name) is None:
+                continue  # not ours
+            if each.name not in keep:
+                shutil.rmtree(each, ignore_errors=True)
+            for leftover in each.glob(f"{TEMPORARY}*"):
+                leftover.unlink(missing_ok=True)
     commits.reached("cleanup:done")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -78,6 +78,9 @@ class Stage(ABC, Generic[P]):
         The recipe's seed.
     """
 
+    draws: ClassVar[bool] = False
+    """Whether the stage draws at random, so that its result depends on the seed."""
+
     def __init__(self, name: str, params: P, seed: int) -> None:
         self.name = name
         self.params = params
@@ -91,7 +94,7 @@ class Stage(ABC, Generic[P]):
     def key(self, use: str) -> str:
         """Content key of what the stage does, apart from its input."""
         options = in_given_order(self.params.model_dump(mode="json"))
-        return content_key("stage", use, self.params.version, self.name, options, self.seed)
+        return content_key("stage", use, self.params.version, self.name, options, self.seed if self.draws else None)
 
     @abstractmethod
     def bind(self, schema: pa.Schema) -> pa.Schema:

@@ -40,6 +40,8 @@ class SampleStage(FitStage[Sample]):
     State: ``count`` (after the first round: rows, wanted rows and weight per stratum) and then the thresholds.
     """
 
+    draws = True
+
     def bind(self, schema: pa.Schema) -> pa.Schema:
         """Check the columns for strata and weights."""
         faults = []
@@ -154,7 +156,7 @@ class SampleStage(FitStage[Sample]):
         if self.params.weight is None:
             return None
         column = table.column(self.params.weight)
-        weight: NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+        weight: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()
         wrong = ~np.isfinite(weight) | (weight < 0)
         if wrong.any():
             at = int(np.flatnonzero(wrong)[0])
@@ -166,7 +168,7 @@ class SampleStage(FitStage[Sample]):
 
     def _sizes(self, counts: State) -> tuple[State, bool]:
         order = sorted(range(len(counts["id"])), key=lambda i: counts["name"][i])
-        rows, drawable = counts["rows"][order], counts["drawable"][order]
+        rows = counts["rows"][order]
         wanted = np.zeros(len(counts["id"]), np.int64)
         wanted[order] = self._wanted(rows, [counts["name"][i] for i in order], counts["id"][order])
         short = (wanted > counts["drawable"]) & ((counts["drawable"] == 0) | (not self.params.replacement))
@@ -178,7 +180,11 @@ class SampleStage(FitStage[Sample]):
                 f"stage '{self.name}': {wanted[at]} rows wanted of {where}, which has {counts['drawable'][at]} {kind}; "
                 "lower the number, or set `replacement: true`"
             )
-        del drawable
+        if not np.isfinite(counts["weight"]).all():
+            raise BuildError(
+                f"stage '{self.name}', column '{self.params.weight}': the weights sum to infinity; divide them by a "
+                "large number, since only their ratios matter"
+            )
         everything = (wanted == counts["rows"]) & (not self.params.replacement)
         state = {
             **counts,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from curation.errors import BuildError
 from curation.hashing import key_hashes
+from curation.keys import content_key
 from curation.methods.neighbors import exact_neighbors
 from curation.methods.smote import Smote, interpolate, sampling_targets, smote_draws, usable_k
 from curation.rng import stream_key
@@ -25,7 +26,6 @@ from curation.types import (
     OWN_COLUMNS,
     PARENT_A,
     PARENT_B,
-    ROW_BITS,
     ROW_ID,
     SYNTHETIC,
     ids_of,
@@ -34,6 +34,8 @@ from curation.types import (
 
 SEARCH_ROWS = 8192
 """Rows of a class that one job searches neighbours for."""
+NUMBER_BITS = 32
+"""Low bits of a synthetic row's id, which count the new rows of its class."""
 PIECE_ROWS = 65_536
 """Synthetic rows made at a time."""
 LINEAGE = (ORIGIN, PARENT_A, PARENT_B, MIX)
@@ -53,9 +55,11 @@ class SmoteStage(ArtifactStage[Smote]):
     Fit: rows per class. Extract: features of the classes to grow. Steps: ``gather`` puts a
     class into one matrix sorted by row id, ``neighbors`` searches it block by block. Pieces: the new rows.
 
-    A synthetic row's id is the synthetic bit, 24 bits of a hash of stage and class, and its number in the class.
+    A synthetic row's id is the synthetic bit, 31 bits of a hash of stage, class and all counts, and its number in the
+    class.
     """
 
+    draws = True
     steps = ("gather", "neighbors")
 
     def bind(self, schema: pa.Schema) -> pa.Schema:
@@ -149,9 +153,11 @@ class SmoteStage(ArtifactStage[Smote]):
             except ValueError as error:
                 raise BuildError(f"stage '{self.name}', column '{self.params.label}': {error}") from error
             classes.append({"id": ids[label], "label": label, "rows": rows, "new": new, "k": k})
-        marks = [_class_bits(self.name, each["id"]) for each in classes]
-        if len(set(marks)) < len(marks):
-            raise BuildError(f"stage '{self.name}': two classes share the 24 bits of their row ids; rename the stage")
+        seen: set[int] = set()
+        for each in classes:
+            each["bits"] = _id_bits(self.name, each, merged, seen)
+            if each["new"] >= 1 << NUMBER_BITS:
+                raise BuildError(f"stage '{self.name}': {each['new']} new rows of {each['label']!r}, at most 2^32 - 1")
         return {"classes": classes}, True
 
     def extract_columns(self) -> frozenset[str]:
@@ -235,11 +241,28 @@ class SmoteStage(ArtifactStage[Smote]):
     def create(self, piece: Piece, tables: Tables, schema: pa.Schema) -> pa.Table:
         """Interpolate the rows of one block."""
         detail = piece.detail
+        rows = detail["stop"] - detail["start"]
         source = tables.get("gather", detail["class"])
+        number = np.arange(detail["start"], detail["stop"], dtype=np.uint64)
+        made: dict[str, Any] = {
+            self.params.label: take(source.select(["label"]), np.zeros(rows, np.int64)).column(0),
+            ROW_ID: pa.array(SYNTHETIC | np.uint64(detail["bits"] << NUMBER_BITS) | number),
+            ORIGIN: pa.repeat(pa.scalar(self.name, pa.string()), rows),
+        }
+        if not made.keys() >= set(schema.names):
+            made |= self._between(detail, source, tables, schema)
+        columns = [
+            made[field.name].cast(field.type) if field.name in made else pa.nulls(rows, field.type) for field in schema
+        ]
+        return pa.Table.from_arrays(columns, schema=schema)
+
+    def _between(
+        self, detail: Mapping[str, Any], source: pa.Table, tables: Tables, schema: pa.Schema
+    ) -> dict[str, pa.Array]:
+        """Parents, mix, features and kept columns of a block."""
         base, ids = _class_matrix(source)
-        key = stream_key(self.seed, self.name, f"class {detail['id']:016x}")
         first, slot, mix = smote_draws(
-            key,
+            stream_key(self.seed, self.name, f"class {detail['id']:016x}"),
             detail["start"],
             detail["stop"],
             n_new=detail["new"],
@@ -248,26 +271,17 @@ class SmoteStage(ArtifactStage[Smote]):
             base=self.params.base,
             width=base.shape[1] if self.params.gap == "box" else None,
         )
-        second = first if detail["k"] == 0 else _neighbors(tables, detail["class"])[first, slot]
-        x = interpolate(base, first, second, mix)
-        number = np.arange(detail["start"], detail["stop"], dtype=np.uint64)
-        row_id = SYNTHETIC | np.uint64(_class_bits(self.name, detail["id"]) << ROW_BITS) | number
-        made: dict[str, Any] = {
-            self.params.label: take(source.select(["label"]), np.zeros(len(first), np.int64)).column(0),
-            ROW_ID: pa.array(row_id),
-            ORIGIN: pa.repeat(pa.scalar(self.name, pa.string()), len(first)),
+        second = first if detail["k"] == 0 else _neighbors(tables, detail["class"], first, slot)
+        made = {
             PARENT_A: pa.array(ids[first]),
             PARENT_B: pa.array(ids[second]),
             MIX: pa.array(mix if mix.ndim == 1 else mix.mean(axis=1)),
         }
-        made |= self._features(x, schema)
-        for name in self.params.keep:
+        if set(self._widths) & set(schema.names):
+            made |= self._features(interpolate(base, first, second, mix), schema)
+        for name in set(self.params.keep) & set(schema.names):
             made[name] = take(source.select([f"keep.{name}"]), first).column(0)
-        columns = [
-            made[field.name].cast(field.type) if field.name in made else pa.nulls(len(first), field.type)
-            for field in schema
-        ]
-        return pa.Table.from_arrays(columns, schema=schema)
+        return made
 
     def _features(self, x: NDArray[Any], schema: pa.Schema) -> dict[str, pa.Array]:
         made, at = {}, 0
@@ -325,17 +339,29 @@ def _class_matrix(table: pa.Table) -> tuple[NDArray[Any], NDArray[np.uint64]]:
     return flat.reshape(-1, column.type.list_size), ids_of(table)
 
 
-def _neighbors(tables: Tables, number: int) -> NDArray[np.int64]:
-    blocks = []
-    for table in tables.select("neighbors", number):
+def _neighbors(tables: Tables, number: int, row: NDArray[np.int64], slot: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Neighbour in a slot of each row, looked up in the blocks that were searched; no block is copied."""
+    found = np.empty(len(row), np.int64)
+    for i, table in enumerate(tables.select("neighbors", number)):
+        inside = (row >= i * SEARCH_ROWS) & (row < (i + 1) * SEARCH_ROWS)
         column = table.column("neighbor").chunk(0)
-        blocks.append(column.flatten().to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size))
-    return np.concatenate(blocks)
+        block = column.flatten().to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
+        found[inside] = block[row[inside] - i * SEARCH_ROWS, slot[inside]]
+    return found
 
 
-def _class_bits(stage: str, class_id: int) -> int:
-    """24 bits that stand for a class of a stage in row ids."""
-    return int(stream_key(0, stage, f"rows {class_id:016x}")) & 0xFFFFFF
+def _id_bits(stage: str, grown: Mapping[str, Any], counts: State, seen: set[int]) -> int:
+    """31 bits that stand for the new rows of a class in their ids, other ones for every class and every round.
+
+    The counts of all classes are part of the hash: a stage of the same name that grows what it has grown before finds
+    other counts, and so gives other ids.
+    """
+    known = sorted(zip(counts["id"], counts["rows"], strict=True))
+    salt = 0
+    while (bits := int(content_key("new rows", stage, grown["id"], grown["new"], known, salt)[:8], 16) >> 1) in seen:
+        salt += 1
+    seen.add(bits)
+    return bits
 
 
 STAGE = SmoteStage

@@ -17,6 +17,8 @@ from curation.types import ids_of
 class SplitStage(Stage[Split]):
     """Sends every row to one port; adding rows never moves another row."""
 
+    draws = True
+
     def bind(self, schema: pa.Schema) -> pa.Schema:
         """Check the grouping column."""
         if self.params.by is not None:
