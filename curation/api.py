@@ -233,9 +233,10 @@ class Build:
             If there is no plan, or no such rank, column or epoch.
         """
         from curation.feed.loader import Loader, ShardSet
+        from curation.report.rows import Rows
 
         shards = ShardSet(
-            [self.path / shard.path for shard in self.manifest.shards],
+            Rows(self.manifest).paths,
             [shard.rows for shard in self.manifest.shards],
             self.manifest.content["shard_format"],
         )

@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from curation.errors import BuildError, CurationError
+from curation.flow.bind import layout_of
 from curation.flow.evaluate import path_bits, read_source
 from curation.flow.graph import Source
-from curation.io.chunks import Chunk, ChunkReader, cut
+from curation.io.chunks import Chunk, ChunkReader, Skip, cut
 from curation.io.files import FileRef, InputError, find_files
-from curation.io.formats import UnreadableError, open_file
+from curation.io.formats import UnreadableError
 from curation.io.manifest import Manifest, ManifestError, read_manifest
-from curation.report.rows import Place, Rows, scan, text_of
+from curation.report.rows import Place, Rows, scan
+from curation.report.values import matches, to_python
 from curation.types import (
     MIX,
     ORIGIN,
@@ -31,6 +36,7 @@ from curation.types import (
     ROW_ID,
     SYNTHETIC,
     Ids,
+    Positions,
     ids_of,
     with_own,
 )
@@ -38,7 +44,7 @@ from curation.types import (
 LIMIT = 20
 """Rows that are explained at a time."""
 
-Verdict = Literal["kept", "dropped", "quarantined", "not selected", "never seen"]
+Verdict = Literal["kept", "dropped", "quarantined", "not selected", "never seen", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Parents:
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of one row."""
+    """What became of one row; ``unknown`` where what would tell is not at hand any more, and ``reason`` says what."""
 
     row_id: int | None
     verdict: Verdict
@@ -236,7 +242,7 @@ class _Inquiry:
         for manifest in self.manifests.values():
             if column in manifest.schema.names:
                 known = True
-                ids |= dict.fromkeys(_ids_with(Rows(manifest).scan(), column, value))
+                ids |= dict.fromkeys(Rows(manifest).ids_with(column, value))
         seen: dict[int, Origin] = {}
         for source, chunks in self._sources():
             if column not in source.schema.names:
@@ -251,52 +257,97 @@ class _Inquiry:
         fates = self._fates(list(ids)[:LIMIT], seen) + self._refused(column, value)
         return self._listed(question, fates, max(0, len(ids) - LIMIT))
 
+    @cached_property
+    def _refs(self) -> dict[str, dict[str, FileRef]]:
+        """Files of the inputs that are at hand, by input and path inside it."""
+        return {name: {file.relative: file for file in files} for name, files in _input_refs(self.manifest).items()}
+
     def _sources(self) -> Iterator[tuple[Source, list[Chunk]]]:
         """Inputs as the build read them, but with all rows."""
-        refs = _input_refs(self.manifest)
         for name, account in self.manifest.content["inputs"].items():
-            spec = self.manifest.content["recipe"]["inputs"][name]
             sizes = {each["path"]: each["bytes"] for each in account["files"]}
-            files = refs.get(name, [])
+            files = self._refs.get(name, {})
             if len(files) < len(sizes):
-                self.notes.append(f"input '{name}': {len(sizes) - len(files)} of {len(sizes)} files were not found")
+                self._note(f"input '{name}': {len(sizes) - len(files)} of {len(sizes)} files were not found")
             chunks: list[Chunk] = []
             schema: pa.Schema | None = None
-            for file in files:
+            for file in files.values():
                 if file.size != sizes[file.relative]:
-                    self.notes.append(f"{file.path}: has changed since the build; its rows may differ")
-                try:
-                    layout = _layout(file)
-                except UnreadableError as error:
-                    self.notes.append(f"{file.path}: {error}")
-                    continue
-                chunks += cut(name, file, layout)
-                schema = layout.schema
+                    self._note(f"{file.path}: has changed since the build; its rows may differ")
+                opened = self._chunks(name, file)
+                if opened is not None:
+                    schema = opened[0]
+                    chunks += opened[1]
             if schema is not None:
-                has_ids = ROW_ID in schema.names
-                source = Source(
-                    name, spec.get("key"), None, 1.0, 0, with_own(schema, ROW_ID), has_ids
-                )  # no condition and no share: rows that were not selected are told apart afterwards
-                yield source, chunks
+                yield self._source(name, schema), chunks
+
+    def _source(self, name: str, schema: pa.Schema) -> Source:
+        """Input without its condition and share: rows that were not selected are told apart afterwards."""
+        spec, seed = self.manifest.content["recipe"]["inputs"][name], int(self.manifest.content["seed"])
+        return Source(name, spec.get("key"), None, 1.0, seed, with_own(schema, ROW_ID), ROW_ID in schema.names)
+
+    def _chunks(self, name: str, file: FileRef) -> tuple[pa.Schema, list[Chunk]] | None:
+        """Schema and chunks of a file, without the rows that were refused though they can be read."""
+        layout = layout_of(file)
+        if isinstance(layout, UnreadableError):
+            self._note(f"{file.path}: {layout}")
+            return None
+        bits = next((bits for bits, path in self._row_bits(name).items() if path == file.relative), 0)
+        chunks = cut(name, file, layout, row_bits=bits)
+        lines = [each for each in self._lines if (each["input"], each["file"]) == (name, file.relative)]
+        refused = [Skip(each["start"], each["stop"], each["reason"]) for each in lines if "rows" in each]
+        return layout.schema, [
+            chunk.without([skip for skip in refused if skip.start < chunk.stop and skip.stop > chunk.start])
+            for chunk in chunks
+        ]
+
+    def _row_bits(self, name: str) -> dict[int, str]:
+        """Paths of the files of an input by the bits that stand for them in row ids."""
+        files = self.manifest.content["inputs"][name]["files"]
+        bits = [each.get("row_bits") for each in files]
+        return {
+            path_bits(name, each["path"]) if own is None else int(own): each["path"]
+            for own, each in zip(bits, files, strict=True)
+        }
+
+    def _salted(self, name: str) -> frozenset[int]:
+        return frozenset(self.manifest.content["inputs"][name].get("keys_hashed_again", ()))
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     def _search(self, source: Source, chunks: list[Chunk], column: str, value: str) -> Iterator[_Seen]:
-        for chunk, table in self._read(source, chunks, column):
-            frame = _frame(table, column)
-            for row in frame.select(_equals(frame.schema[column], column, value)).to_series().arg_true():
-                yield _Seen(int(ids_of(table)[row]), Origin(source.name, chunk.file.relative, chunk.start + row))
+        for chunk, numbers, table in self._read(source, chunks, column):
+            ids = ids_of(table)
+            for row in np.flatnonzero(_matches(table, column, value)).tolist():
+                yield _Seen(int(ids[row]), Origin(source.name, chunk.file.relative, int(numbers[row])))
 
-    def _read(self, source: Source, chunks: list[Chunk], column: str) -> Iterator[tuple[Chunk, pa.Table]]:
-        reader = ChunkReader()
-        try:
+    def _read(self, source: Source, chunks: list[Chunk], column: str) -> Iterator[tuple[Chunk, Positions, pa.Table]]:
+        """Rows of the chunks that can be read, each with its number in the file; notes say which cannot."""
+        salted, columns = self._salted(source.name), frozenset([column, ROW_ID])
+        with closing(ChunkReader()) as reader:
             for chunk in chunks:
+                sound = chunk
                 try:
-                    table, _ = read_source(source, chunk, reader, frozenset([column, ROW_ID]), frozenset())
-                except BuildError as error:
-                    self.notes.append(str(error).partition(";")[0])
+                    try:
+                        table, _ = read_source(source, sound, reader, columns, salted)
+                    except BuildError:
+                        sound = self._without_faults(source, chunk, reader, column)
+                        table, _ = read_source(source, sound, reader, columns, salted)
+                except (BuildError, UnreadableError) as error:
+                    self._note(str(error).partition(";")[0])
                     continue
-                yield chunk, table
-        finally:
-            reader.close()
+                yield sound, reader.read(sound, ())[1], table
+
+    def _without_faults(self, source: Source, chunk: Chunk, reader: ChunkReader, column: str) -> Chunk:
+        """The chunk without the pieces that cannot be decoded."""
+        stored = {column, source.key_column or column} | ({ROW_ID} if source.has_ids else set())
+        names = [name for name in source.schema.names if name in stored and (source.has_ids or name != ROW_ID)]
+        faults = reader.faults(chunk, names) if names else []
+        for fault in faults:
+            self._note(f"{chunk.place(fault.start, fault.stop)}: {fault.reason}")
+        return chunk.without(faults)
 
     # By row id
 
@@ -306,17 +357,20 @@ class _Inquiry:
             rows = Rows(manifest)
             for row_id, positions in rows.find(ids).items():
                 for position in positions:
-                    values = rows.take([position], manifest.schema.names).to_pylist()[0]
+                    found = rows.take([position], manifest.schema.names)
+                    values = {each: to_python(found.column(each))[0] for each in found.column_names}
                     kept[row_id].append(Kept(name, rows.place(position), values))
         dropped: dict[int, list[Dropped]] = {i: [] for i in ids}
         ledger = self.manifest.path("ledger")
         if ledger is not None and ids:
             wanted = pl.Series(ids, dtype=pl.UInt64)
-            found = scan([ledger], "arrow").filter(pl.col("row_id").is_in(wanted.implode())).collect()
-            for row in found.iter_rows(named=True):
+            listed = scan([ledger], "arrow").filter(pl.col("row_id").is_in(wanted.implode())).collect()
+            for row in listed.iter_rows(named=True):
                 dropped[row["row_id"]].append(Dropped(row["stage"], row["reason"], row["copy"]))
         parents = {i: self._parents(kept[i]) for i in ids}
-        needed = {i for i in ids if i not in seen} | {p for each in parents.values() if each for p in (each.a, each.b)}
+        made_here = {i for i, each in parents.items() if each and each.stage in self.manifest.content["stages"]}
+        needed = {i for i in ids if i not in seen and i not in made_here}
+        needed |= {parent for each in parents.values() if each for parent in (each.a, each.b)}
         origins = {**self._origins(needed), **seen}
         return [self._fate(i, kept[i], dropped[i], parents[i], origins) for i in ids]
 
@@ -339,19 +393,48 @@ class _Inquiry:
         elif dropped:
             verdict = "dropped"
         elif origin is not None:
-            reason = self._set_aside(origin)
-            verdict = "quarantined" if reason else "not selected"
-            if not reason:
-                reason = self._why_not_selected(origin)
-                verdict = verdict if reason else "never seen"
+            verdict, reason = self._unused(row_id, origin)
+        if verdict == "never seen":
+            origin = None  # a place that no file has
         return Fate(row_id, verdict, tuple(kept), tuple(dropped), reason, origin, parents)
 
-    def _why_not_selected(self, origin: Origin) -> str:
-        account = self.manifest.content["inputs"][origin.input]
-        where = self.manifest.content["recipe"]["inputs"][origin.input].get("where")
-        if not account["not_selected"]:
-            return ""
-        return f"outside `where: {where}`" if where else "outside the sample of this build"
+    def _unused(self, row_id: int, origin: Origin) -> tuple[Verdict, str]:
+        """What became of a row of an input that no output and no ledger knows: it is read again."""
+        reason = self._set_aside(origin)
+        if reason:
+            return "quarantined", reason
+        file = self._refs.get(origin.input, {}).get(origin.file)
+        if file is None or origin.row is None:
+            return "unknown", f"no output has it, and the file {origin.file} was not found"
+        opened = self._chunks(origin.input, file)
+        if opened is None:
+            return "unknown", f"no output has it, and {file.path} cannot be read"
+        schema, chunks = opened
+        chunk = next((each for each in chunks if each.start <= origin.row < each.stop), None)
+        if chunk is None:
+            return "never seen", f"{origin.file} has only {chunks[-1].stop if chunks else 0:,} rows, counted from 0"
+        others = [Skip(chunk.start, origin.row, ""), Skip(origin.row + 1, chunk.stop, "")]
+        return self._selected(row_id, self._source(origin.input, schema), chunk.without(others))
+
+    def _selected(self, row_id: int, source: Source, one: Chunk) -> tuple[Verdict, str]:
+        """Evaluate condition and share of the input for one row."""
+        where = self.manifest.content["recipe"]["inputs"][source.name].get("where")
+        if where is not None and "${" in where:
+            return "unknown", f"no output has it; `where: {where}` holds a variable, whose value no manifest keeps"
+        wanted, salted = frozenset([ROW_ID]), self._salted(source.name)
+        with closing(ChunkReader()) as reader:
+            try:
+                table, outside = read_source(replace(source, where=where), one, reader, wanted, salted)
+                if outside:
+                    return "not selected", f"outside `where: {where}`"
+                if table.num_rows != 1 or int(ids_of(table)[0]) != row_id:
+                    return "unknown", f"{one.file.path} has changed since the build"
+                sample = float(self.manifest.content["sample"])
+                if read_source(replace(source, sample=sample), one, reader, wanted, salted)[1]:
+                    return "not selected", f"outside the sample of this build ({sample:g} of the rows)"
+            except (CurationError, UnreadableError) as error:
+                return "unknown", f"no output has it, and it cannot be read: {str(error).partition(';')[0]}"
+        return "unknown", "the build selected it, but no output that was found has it"
 
     def _parents(self, kept: Sequence[Kept]) -> Parents | None:
         values = kept[0].values if kept else {}
@@ -363,9 +446,8 @@ class _Inquiry:
 
     def _origins(self, ids: set[int]) -> dict[int, Origin]:
         """Input rows of row ids: read off the id where rows are named by place, else searched for."""
-        wanted = {i for i in ids if i < int(SYNTHETIC)}
-        found = self._by_place(wanted)
-        left = np.array(sorted(wanted - found.keys()), np.uint64)
+        found = self._by_place({i for i in ids if i < int(SYNTHETIC)})
+        left = np.array(sorted(ids - found.keys()), np.uint64)
         return found | self._by_search(left) if left.size else found
 
     def _by_place(self, ids: set[int]) -> dict[int, Origin]:
@@ -373,7 +455,9 @@ class _Inquiry:
         for name, account in self.manifest.content["inputs"].items():
             if self.manifest.content["recipe"]["inputs"][name].get("key") is not None:
                 continue
-            files = {path_bits(name, each["path"]): each["path"] for each in account["files"]}
+            if account["files"] and "row_bits" in account["files"][0] and account["files"][0]["row_bits"] is None:
+                continue  # the files carry row ids
+            files = self._row_bits(name)
             for row_id in ids:
                 if (file := files.get(row_id >> ROW_BITS)) is not None:
                     found[row_id] = Origin(name, file, row_id & ((1 << ROW_BITS) - 1))
@@ -382,24 +466,32 @@ class _Inquiry:
     def _by_search(self, ids: Ids) -> dict[int, Origin]:
         found: dict[int, Origin] = {}
         for source, chunks in self._sources():
-            if source.key_column is None and not source.has_ids:
+            # synthetic rows of an earlier build may stand in files that carry row ids, and nowhere else
+            wanted = ids if source.has_ids else ids[ids < SYNTHETIC]
+            if not wanted.size or (source.key_column is None and not source.has_ids):
                 continue
-            for chunk, table in self._read(source, chunks, source.key_column or ROW_ID):
+            for chunk, numbers, table in self._read(source, chunks, source.key_column or ROW_ID):
                 here = ids_of(table)
-                for row in np.flatnonzero(np.isin(here, ids)).tolist():
-                    found.setdefault(int(here[row]), Origin(source.name, chunk.file.relative, chunk.start + row))
+                for row in np.flatnonzero(np.isin(here, wanted)).tolist():
+                    found.setdefault(int(here[row]), Origin(source.name, chunk.file.relative, int(numbers[row])))
         return found
 
     # Rows set aside
 
+    @cached_property
     def _lines(self) -> list[dict[str, Any]]:
         folder = self.manifest.path("quarantine")
         if folder is None:
             return []
-        return [json.loads(line) for line in (folder / "rows.jsonl").read_text("utf-8").splitlines()]
+        try:
+            lines = (folder / "rows.jsonl").read_text("utf-8").splitlines()
+            return [json.loads(line) for line in lines]
+        except (OSError, ValueError) as error:
+            self._note(f"{folder / 'rows.jsonl'}: cannot be read: {error}")
+            return []
 
     def _set_aside(self, origin: Origin) -> str:
-        for line in self._lines():
+        for line in self._lines:
             if (line["input"], line["file"]) == (origin.input, origin.file) and (
                 "start" not in line or line["start"] <= (origin.row or 0) < line["stop"]
             ):
@@ -409,51 +501,36 @@ class _Inquiry:
     def _refused(self, column: str, value: str) -> list[Fate]:
         """Rows with a value among those that were refused though they can be read, such as repeated keys."""
         folder = self.manifest.path("quarantine")
-        fates = []
-        for line in self._lines():
-            if folder is None or not line.get("rows"):
+        by_table: dict[str, list[tuple[dict[str, Any], int]]] = {}
+        for line in self._lines:
+            if line.get("rows"):
+                numbers = range(line["start"], line["stop"])
+                by_table.setdefault(str(line["rows"]), []).extend((line, number) for number in numbers)
+        fates: list[Fate] = []
+        for name, rows in by_table.items():
+            table = self._refused_rows(folder, name)
+            if table is None or column not in table.column_names:
                 continue
-            with pa.memory_map(str(folder / line["rows"])) as source:
-                table = pa.ipc.open_file(source).read_all()
-            if column not in table.column_names:
-                continue
-            frame = _frame(table, column)
-            for row in frame.select(_equals(frame.schema[column], column, value)).to_series().arg_true():
-                origin = Origin(line["input"], line["file"], line["start"] + row)
+            for at in np.flatnonzero(_matches(table, column, value)[: len(rows)]).tolist():
+                line, number = rows[at]
+                origin = Origin(line["input"], line["file"], number)
                 fates.append(Fate(None, "quarantined", reason=line["reason"], origin=origin))
         return fates
 
-
-def _layout(file: FileRef) -> Any:
-    reader = open_file(file)
-    try:
-        return reader.layout()
-    finally:
-        reader.close()
-
-
-def _frame(table: pa.Table, column: str) -> pl.DataFrame:
-    frame = pl.from_arrow(table.select([column]))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
-
-
-def _ids_with(frame: pl.LazyFrame, column: str, value: str) -> list[int]:
-    kind = frame.select(column).collect_schema()[column]
-    hits = frame.filter(_equals(kind, column, value)).select(ROW_ID).unique(maintain_order=True)
-    return [int(i) for i in hits.collect().to_series().to_list()]
-
-
-def _equals(kind: pl.DataType, column: str, value: str) -> pl.Expr:
-    """Whether a value, given as text, is that of the column; ``null`` finds missing values."""
-    if value == "null":
-        return pl.col(column).is_null()
-    if kind.is_nested() or kind == pl.Binary:
-        raise CurationError(f"column '{column}' is {kind}, whose values cannot be named on a command line")
-    if kind.is_numeric():
+    def _refused_rows(self, folder: Path | None, name: str) -> pa.Table | None:
+        if folder is None or name != Path(name).name or name == "..":
+            self._note(f"rows.jsonl names {name!r}, which is no file beside it")
+            return None
         try:
-            number = float(value) if kind.is_float() or kind.is_decimal() else int(value)
-        except ValueError:
-            return pl.lit(value=False)
-        return (pl.col(column) == number).fill_null(value=False)
-    return text_of(pl.col(column)) == value
+            with pa.memory_map(str(folder / name)) as source:
+                return pa.ipc.open_file(source).read_all()
+        except (OSError, pa.ArrowException) as error:
+            self._note(f"{folder / name}: cannot be read: {error}")
+            return None
+
+
+def _matches(table: pa.Table, column: str, value: str) -> NDArray[np.bool_]:
+    try:
+        return matches(table.column(column), value)
+    except CurationError as error:
+        raise CurationError(f"column '{column}': {error}") from error

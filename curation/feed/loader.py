@@ -474,6 +474,8 @@ class _Column:
         if not has_null and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             return cls(field.name, np.dtype(kind.to_pandas_dtype()), shape, "view")
         dtype = _numpy_dtype(field.type)
+        if dtype is None:
+            return cls(field.name, np.dtype(object), (), "python")
         if dtype.kind != "O" and not has_null:
             return cls(field.name, dtype, (), "numpy")
         if dtype.kind in "mM":
@@ -513,9 +515,10 @@ class _Column:
         return values
 
 
-def _numpy_dtype(kind: pa.DataType) -> np.dtype[Any]:
+def _numpy_dtype(kind: pa.DataType) -> np.dtype[Any] | None:
+    """Dtype that Arrow gives a column without nulls, or None if it knows none, as for lists of views."""
     try:
         dtype: np.dtype[Any] = pa.array([], kind).to_numpy(zero_copy_only=False).dtype
-    except pa.ArrowNotImplementedError:  # lists of views
-        return np.dtype(object)
+    except pa.ArrowNotImplementedError:
+        return None
     return dtype

@@ -333,11 +333,8 @@ class StreamJob(_Shard):
         parts = []
         for each in self.slices:
             result = evaluate(self.view, store, self.chunks[each.key], each.key)
-            parts.append(
-                result.tables[self.target.ref]
-                .select(self.target.schema.names)
-                .slice(each.start, each.stop - each.start)
-            )
+            rows = result.tables[self.target.ref].slice(each.start, each.stop - each.start)
+            parts.append(conform(rows, self.target.schema))
         return self._write(store, pa.concat_tables(parts) if parts else self.target.schema.empty_table())
 
 

@@ -10,6 +10,7 @@ from curation.io.manifest import Manifest
 
 TINY_ROWS = 100
 SMALL_GROUP = 10
+SMALL_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,14 @@ class Step:
     def lost(self) -> int:
         """Rows dropped for any reason."""
         return sum(self.dropped.values())
+
+
+@dataclass(frozen=True)
+class Small:
+    """Groups of few rows: the smallest with their rows, and the number of all."""
+
+    first: list[tuple[str, int]]
+    total: int
 
 
 @dataclass(frozen=True)
@@ -123,20 +132,21 @@ def sentence(manifest: Manifest, steps: list[Step]) -> str:
     )
 
 
-def warnings(manifest: Manifest, steps: list[Step], small_groups: list[tuple[str, int]]) -> list[Warned]:
+def warnings(manifest: Manifest, steps: list[Step], small_groups: Small) -> list[Warned]:
     """What a reader should look at first, the gravest first."""
     found = [*_about_size(manifest, small_groups), *_about_inputs(manifest), *_about_steps(steps), *_noted(manifest)]
     return sorted(found, key=lambda warned: warned.level != "warn")
 
 
-def _about_size(manifest: Manifest, small_groups: list[tuple[str, int]]) -> Iterator[Warned]:
+def _about_size(manifest: Manifest, small_groups: Small) -> Iterator[Warned]:
     if manifest.rows == 0:
         yield Warned("warn", "The result has no rows.")
     elif manifest.rows < TINY_ROWS:
         yield Warned("warn", f"The result is tiny: {plural(manifest.rows, 'row')}.")
-    if small_groups:
-        shown = ", ".join(f"{short(name)} ({n:,})" for name, n in small_groups[:5])
-        more = f" and {plural(len(small_groups) - 5, 'more group')}" if len(small_groups) > 5 else ""
+    if small_groups.total:
+        shown = ", ".join(f"{short(name)} ({n:,})" for name, n in small_groups.first)
+        rest = small_groups.total - len(small_groups.first)
+        more = f" and {plural(rest, 'more group')}" if rest else ""
         yield Warned("warn", f"Groups with fewer than {SMALL_GROUP} rows: {shown}{more}.")
 
 

@@ -18,8 +18,10 @@ from curation.feed.plan import Plan
 from curation.io.files import format_of
 from curation.io.manifest import Manifest
 from curation.report import draw
-from curation.report.facts import SMALL_GROUP, chain
+from curation.report.facts import SMALL_GROUP, SMALL_SHOWN, Small, chain
 from curation.report.rows import Rows, counts, scan
+from curation.report.values import to_python, to_text
+from curation.tables import keep, take
 from curation.types import MIX, ORIGIN, OWN_COLUMNS, PARENT_A, PARENT_B, ROW_ID, SYNTHETIC
 
 GROUPS_SHOWN = 30
@@ -31,11 +33,10 @@ HISTOGRAMS = 6
 BINS = 32
 FIND_ROWS = 50_000_000
 """Parents are looked up by row id only in builds up to this size."""
+LOOK_ROWS = 10_000
+GROUPS_AT_MOST = 1000
+"""A column shows groups only if so many rows, from all over the build, hold no more values than this."""
 VALUE_CHARS = 80
-
-
-Small = list[tuple[str, int]]
-"""Names and rows of small groups."""
 
 
 @dataclass(frozen=True)
@@ -134,80 +135,94 @@ class Look:
 
     @cached_property
     def group_column(self) -> str | None:
-        """Column of the groups: of the feed, else the label of SMOTE, strata, or the first that looks like one."""
+        """Column of the groups: of the feed, else the label of SMOTE, strata, or the first that looks like one.
+
+        All but that of the feed must hold few values in a sample of the rows: a column such as ``user_id`` shows no
+        groups, and counting it would take memory for every value.
+        """
         if self._content["group_column"] is not None:
             return str(self._content["group_column"])
         _, stages = chain(self._content)
-        named = [each for each in self._content["recipe"]["stages"] if each["name"] in stages]
-        for key in ("label", "by"):
-            for each in reversed(named):
-                if each.get(key) in self._schema.names:
-                    return str(each[key])
-        return self._few_values()
+        stated = [each for each in self._content["recipe"]["stages"] if each["name"] in stages]
+        named = [each[key] for key in ("label", "by") for each in reversed(stated) if key in each]
+        names = list(dict.fromkeys(n for n in named if isinstance(n, str) and n in self._schema.names))
+        found = self._few_values(names, LOOK_ROWS, at_least=1, at_most=GROUPS_AT_MOST)
+        return found or self._few_values(self._plain_columns(), 2000, at_least=2, at_most=50)
 
-    def _few_values(self) -> str | None:
+    def _plain_columns(self) -> list[str]:
         source, _ = chain(self._content)
         key = self._content["recipe"]["inputs"][source].get("key")
-        names = [f.name for f in self._schema if _is_plain(f.type) and f.name not in OWN_COLUMNS and f.name != key]
+        return [f.name for f in self._schema if _is_plain(f.type) and f.name not in OWN_COLUMNS and f.name != key]
+
+    def _few_values(self, names: Sequence[str], n_rows: int, *, at_least: int, at_most: int) -> str | None:
+        """First of some columns that holds few values, for the number of rows, in a sample."""
         if not names:
             return None
-        rows = self._rows.spread(2000, names, blocks=self._blocks)
+        rows = self._rows.spread(n_rows, names, blocks=self._blocks)
         for name in names:
-            column = _decoded(rows.column(name))
-            distinct = int(pc.count_distinct(column, mode="all").as_py())
-            if 1 < distinct <= min(50, max(2, len(column) // 2)):
-                return str(name)
+            distinct = len(set(to_text(rows.column(name))))
+            if at_least <= distinct <= min(at_most, max(2, rows.num_rows // 2)):
+                return name
         return None
 
     def groups(self) -> tuple[Groups | None, Small]:
-        """Groups to show, and those that are small."""
+        """Groups to show, and those that are small; of all others only the sum is ever held."""
         name = self.group_column
-        if name is None:
-            return None, []
+        if name is None or not self._rows.n_rows:
+            return None, Small([], 0)
         made = pl.col(PARENT_A).is_not_null() if PARENT_A in self._schema.names else pl.lit(value=False)
-        table = counts(self._rows.scan(), name, made.sum().cast(pl.UInt32).alias("made"))
+        table = counts(self._rows.scan(), name, made.cast(pl.Int64).sum().alias("made"))
         before = self._before(name)
         if before is not None:
             table = table.join(before, on=name, how="full", coalesce=True)
+            table = table.with_columns(pl.col("rows", "made", "before").fill_null(0))
         else:
-            table = table.with_columns(pl.lit(None, pl.UInt32).alias("before"))
-        table = table.with_columns(pl.col("rows", "made").fill_null(0))
-        if before is not None:
-            table = table.with_columns(pl.col("before").fill_null(0))
-        table = table.sort(["rows", "before", name], descending=[True, True, False], nulls_last=True)
-        small = table.filter((pl.col("rows") < SMALL_GROUP) & (pl.col("rows") > 0)).sort(["rows", name])
-        return self._shown(name, table, has_before=before is not None), list(
-            zip(small[name].to_list(), small["rows"].to_list(), strict=True)
+            table = table.with_columns(pl.lit(0, pl.Int64).alias("before"))
+        order = ["rows", "before", name]
+        is_small = pl.col("rows").is_between(1, SMALL_GROUP - 1)
+        numbers = pl.col("rows", "made", "before")
+        top, total, small = pl.collect_all(
+            [
+                table.top_k(GROUPS_SHOWN, by=order, reverse=[False, False, True]),
+                table.select(pl.len().alias("groups"), is_small.sum().alias("small"), numbers.sum()),
+                table.filter(is_small).bottom_k(SMALL_SHOWN, by=["rows", name]),
+            ],
+            engine="streaming",
         )
+        few = small.sort(["rows", name]).select(name, "rows").rows()
+        found = self._shown(name, top.sort(order, descending=[True, True, False]), total.row(0, named=True), before)
+        return found, Small(few, int(total["small"][0]))
 
-    def _shown(self, name: str, table: pl.DataFrame, *, has_before: bool) -> Groups | None:
-        if not table.height:
+    def _shown(
+        self, name: str, top: pl.DataFrame, total: Mapping[str, int], before: pl.LazyFrame | None
+    ) -> Groups | None:
+        if not top.height:
             return None
-        top = table.head(GROUPS_SHOWN)
-        if table.height <= GROUPS_SHOWN and _is_number(self._schema.field(name).type):
+        has_before = before is not None
+        n_rest = total["groups"] - top.height
+        sums = top.select(pl.col("rows", "made", "before").sum()).row(0, named=True)
+        rest = {each: total[each] - sums[each] for each in sums}
+        if not n_rest and _is_number(self._schema.field(name).type):
             top = top.sort(pl.col(name).cast(pl.Float64, strict=False), nulls_last=True)
-        rest = table.slice(GROUPS_SHOWN)
-        largest = max([*top["rows"].to_list(), *(n or 0 for n in top["before"].to_list()), 1])
+        largest = max([*top["rows"].to_list(), *top["before"].to_list(), 1])
         shares = self._shares()
 
-        def group(label: str, rows: int, made: int, before: int | None, share: Any) -> Group:
-            bar = draw.group_bar(None if before is None else before / largest, (rows - made) / largest, made / largest)
-            return Group(label, before, rows, made, share, bar)
+        def group(label: str, counted: Mapping[str, int], share: Any, bar: Markup) -> Group:
+            return Group(label, counted["before"] if has_before else None, counted["rows"], counted["made"], share, bar)
+
+        def bar(counted: Mapping[str, int]) -> Markup:
+            old = counted["before"] / largest if has_before else None
+            return draw.group_bar(old, (counted["rows"] - counted["made"]) / largest, counted["made"] / largest)
 
         shown = [
-            group(row[name], row["rows"], row["made"], row["before"], shares.get(row[name]) if shares else None)
+            group(row[name], row, shares.get(row[name]) if shares else None, bar(row))
             for row in top.iter_rows(named=True)
         ]
-        last = None
-        if rest.height:
-            total = rest.select(pl.col("rows", "made", "before").sum()).row(0, named=True)
-            bar = draw.group_bar(None, 0, 0)  # not to scale with single groups
-            before = total["before"] if has_before else None
-            last = Group("", before, total["rows"], total["made"], None, bar)
-        made_rows = int(table["made"].sum())
-        return Groups(name, shown, last, rest.height, has_before, made_rows > 0, shares is not None)
+        # the bar of the rest is empty: it is not to scale with single groups
+        last = group("", rest, None, draw.group_bar(None, 0, 0)) if n_rest else None
+        return Groups(name, shown, last, n_rest, has_before, total["made"] > 0, shares is not None)
 
-    def _before(self, name: str) -> pl.DataFrame | None:
+    def _before(self, name: str) -> pl.LazyFrame | None:
         source, _ = chain(self._content)
         files = list(self._inputs.get(source, ()))
         if not files:
@@ -258,7 +273,8 @@ class Look:
         columns.sort(key=lambda n: (not any(w in n.lower() for w in ("image", "pixel", "picture", "img")), n))
         for name in columns:
             rows = self._rows.spread(256, [name], blocks=self._blocks).column(name)
-            painter = draw.Painter.of(rows.drop_null().slice(0, 32).to_pylist())
+            known = np.flatnonzero(np.asarray(rows.is_valid()))[:32]
+            painter = draw.Painter.of([rows[at].as_py() for at in known.tolist()])
             if painter is not None:
                 return name, painter
         return None
@@ -273,7 +289,7 @@ class Look:
         known = np.flatnonzero(np.asarray(rows.column(name).is_valid()))
         chosen = known[np.linspace(0, len(known) - 1, min(PICTURES, len(known))).astype(np.int64)]
         people = []
-        for row in rows.take(pa.array(chosen)).to_pylist():
+        for row in _dicts(take(rows, chosen)):
             uri = painter.uri(row[name])
             if uri is not None:
                 caption = _text(row[self.group_column]) if self.group_column else ""
@@ -289,7 +305,7 @@ class Look:
         group = self.group_column
         columns = list(dict.fromkeys([ROW_ID, ORIGIN, PARENT_A, PARENT_B, MIX, *([group] if group else [])]))
         rows = self._rows.spread(4096, columns, blocks=self._blocks)
-        made = rows.filter(pc.is_valid(rows.column(PARENT_A))).to_pylist()
+        made = _dicts(keep(rows, pc.is_valid(rows.column(PARENT_A)).combine_chunks()))
         by_group: dict[Any, list[dict[str, Any]]] = {}
         for row in made:
             by_group.setdefault(row[group] if group else None, []).append(row)
@@ -331,7 +347,7 @@ class Look:
         names = list(self._schema.names)[:16]
         rows = self._rows.spread(EXAMPLES, names, blocks=EXAMPLES if self._blocks > EXAMPLES else self._blocks)
         return names, [
-            [self._painted(name, value) for name, value in row.items()] for row in rows.slice(0, EXAMPLES).to_pylist()
+            [self._painted(name, value) for name, value in row.items()] for row in _dicts(rows.slice(0, EXAMPLES))
         ]
 
     def _painted(self, name: str, value: Any) -> Cell:
@@ -351,8 +367,10 @@ def _is_plain(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+def _dicts(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows, with values that can be shown."""
+    columns = [to_python(column) for column in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _text(value: Any) -> str:

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
-import pyarrow as pa
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from curation.errors import CurationError
 from curation.io import commits
 from curation.io.atomic import dump_json, void, write_atomic
 from curation.io.manifest import Manifest
 from curation.report import draw
-from curation.report.facts import Step, Warned, flow, friendly, sentence, warnings
-from curation.report.look import Examples, Groups, Histogram, Lineage, Look, Person, Small
+from curation.report.facts import Small, Step, Warned, flow, friendly, sentence, warnings
+from curation.report.look import Examples, Groups, Histogram, Lineage, Look, Person
 
 T = TypeVar("T")
 
@@ -53,7 +51,7 @@ def render(manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None = Non
     content = manifest.content
     notes: list[str] = []
     look = Look(manifest, inputs)
-    no_groups: tuple[Groups | None, Small] = (None, [])
+    no_groups: tuple[Groups | None, Small] = (None, Small([], 0))
     no_examples: Examples = ([], [])
     groups, small = _tried("groups", look.groups, no_groups, notes)
     names, examples = _tried("examples", look.examples, no_examples, notes)
@@ -79,11 +77,12 @@ def render(manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None = Non
 
 
 def _tried(part: str, make: Callable[[], T], otherwise: T, notes: list[str]) -> T:
-    """A part of the page; a column that cannot be drawn does not cost a finished build its report."""
+    """A part of the page, whatever its rows hold: one that cannot be drawn becomes a note."""
     try:
         return make()
-    except (pl.exceptions.PolarsError, pa.ArrowException, CurationError, OSError) as error:
-        notes.append(f"The {part} could not be drawn: {str(error).splitlines()[0]}")
+    except (Exception, pl.exceptions.PanicException) as error:
+        why = str(error).strip().splitlines() or [type(error).__name__]
+        notes.append(f"The {part} could not be drawn: {why[0]}")
         return otherwise
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from curation.errors import CurationError
 from curation.io.manifest import Manifest
+from curation.report.values import matches
 from curation.types import ROW_ID, Positions
 
 
@@ -55,7 +57,7 @@ class Rows:
     @property
     def paths(self) -> list[Path]:
         """Shard files, in order."""
-        return [self._manifest.root / shard.path for shard in self._shards]
+        return [_inside(self._manifest.root, shard.path) for shard in self._shards]
 
     def scan(self) -> pl.LazyFrame:
         """Lazy frame over all shards."""
@@ -72,7 +74,7 @@ class Rows:
         parts = []
         wanted = stop - start
         skip = place.row
-        for batch in self._batches(self._manifest.root / place.shard, columns, skip):
+        for batch in self._batches(_inside(self._manifest.root, place.shard), columns, skip):
             rows, offset = batch
             part = rows.slice(max(0, skip - offset), wanted)
             if part.num_rows:
@@ -116,6 +118,17 @@ class Rows:
                     places.append(start + position)
         return found
 
+    def ids_with(self, column: str, value: str) -> list[int]:
+        """Row ids of all rows with a value, given as text, each once; reads two columns of all shards."""
+        found: dict[int, None] = {}
+        names = list(dict.fromkeys([column, ROW_ID]))
+        for shard in self.paths:
+            for batch, _ in self._batches(shard, names, 0):
+                hits = np.flatnonzero(matches(batch.column(column), value))
+                ids = batch.column(ROW_ID).to_numpy(zero_copy_only=False)
+                found.update(dict.fromkeys(ids[hits].tolist()))
+        return list(found)
+
     def _batches(self, path: Path, columns: Sequence[str], skip: int) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Record batches of a shard from the one that holds row ``skip`` on, each with its first row."""
         names, offset = list(columns), 0
@@ -139,6 +152,14 @@ class Rows:
                 offset += batch.num_rows
 
 
+def _inside(root: Path, path: str) -> Path:
+    """Path of a shard below the build directory; a manifest may come from anybody."""
+    place = PurePosixPath(path)
+    if place.is_absolute() or ".." in place.parts:
+        raise CurationError(f"{root}: names the shard {path!r}, which lies outside the build")
+    return root / place
+
+
 def _matches(batches: Iterator[tuple[pa.RecordBatch, int]], wanted: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     for batch, offset in batches:
         ids = batch.column(0).to_numpy(zero_copy_only=False).astype(np.uint64, copy=False)
@@ -147,9 +168,9 @@ def _matches(batches: Iterator[tuple[pa.RecordBatch, int]], wanted: NDArray[np.u
             yield offset + row, int(ids[row])
 
 
-def counts(frame: pl.LazyFrame, column: str, *flags: pl.Expr) -> pl.DataFrame:
+def counts(frame: pl.LazyFrame, column: str, *flags: pl.Expr) -> pl.LazyFrame:
     """Rows by value of a column, as text, with the sum of each flag; memory grows with the values, not the rows."""
-    found = frame.group_by(column).agg(pl.len().alias("rows"), *flags).collect(engine="streaming")
+    found = frame.group_by(column).agg(pl.len().cast(pl.Int64).alias("rows"), *flags)
     as_text = found.with_columns(text_of(pl.col(column)).alias(column))
     return as_text.group_by(column).agg(pl.exclude(column).sum())  # a missing value and the text "null" are one here
 

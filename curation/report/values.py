@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from curation.errors import CurationError
 
-Column = pa.Array | pa.ChunkedArray
+Column: TypeAlias = Any
+"""``pa.Array`` or ``pa.ChunkedArray``."""
 
 
 def to_text(column: Column) -> list[str | None]:
@@ -48,7 +49,7 @@ def matches(column: Column, value: str) -> NDArray[np.bool_]:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     if value == "null":
-        return np.asarray(column.is_null(), dtype=bool)
+        return np.asarray(column.is_null(), dtype=np.bool_)
     if pa.types.is_nested(kind) or _is_bytes(kind):
         raise CurationError(f"values of type {column.type} cannot be named on a command line")
     plain = _decoded(column)
@@ -58,14 +59,14 @@ def matches(column: Column, value: str) -> NDArray[np.bool_]:
         try:
             number = pa.scalar(_number(kind, value), kind)
         except (pa.ArrowException, ValueError, OverflowError, InvalidOperation):  # no number, or not of this type
-            return np.zeros(len(column), bool)
+            return np.zeros(len(column), np.bool_)
         same = pc.is_nan(plain) if value.lower() == "nan" else pc.equal(plain, number)
-        return np.asarray(pc.fill_null(same, False), dtype=bool)
+        return np.asarray(pc.fill_null(same, False), dtype=np.bool_)
     try:
         same = pc.equal(plain.cast(pa.large_string()), pa.scalar(value, pa.large_string()))
     except (pa.ArrowException, ValueError):
-        return np.array([each == value for each in to_text(column)], bool)
-    return np.asarray(pc.fill_null(same, False), dtype=bool)
+        return np.array([each == value for each in to_text(column)], np.bool_)
+    return np.asarray(pc.fill_null(same, False), dtype=np.bool_)
 
 
 def _number(kind: pa.DataType, value: str) -> int | float | Decimal:

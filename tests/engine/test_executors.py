@@ -17,6 +17,7 @@ from curation.engine.executor import make_tasks
 from curation.engine.local import Serial, Threads
 from curation.engine.store import Store
 from curation.errors import BuildError
+from curation.versions import versions
 from tests.engine.jobs import BlasJob, DyingJob, FailingJob, NumberJob, SleepingJob, blas_threads, ran, squares
 
 ROOT = Path(__file__).parents[2]
@@ -144,14 +145,14 @@ def test_dask__works_with_a_scheduler_that_runs_elsewhere(tmp_path):
     jobs = [NumberJob(n, str(tmp_path)) for n in range(5)]
     with cluster(tmp_path) as address:
         executor = DaskExecutor(7, address=address)
-        executor.probe(tmp_path / "work")
+        executor.probe(tmp_path / "work", versions())
         assert executor.workers == 1
         assert squares(executor.run(tasks_of(tmp_path, jobs))) == {job.key: job.number**2 for job in jobs}
         executor.close()
 
 
 def test_probe__leaves_nothing_behind(tmp_path, dask):
-    dask.probe(tmp_path / "work")
+    dask.probe(tmp_path / "work", versions())
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -162,13 +163,13 @@ def test_probe__refuses_a_worker_that_does_not_see_the_folder(tmp_path, monkeypa
     with cluster(elsewhere) as address:  # a relative path means another folder there
         executor = DaskExecutor(1, address=address)
         with pytest.raises(BuildError, match=r"worker tcp://.*: cannot see work; use a folder that all workers share"):
-            executor.probe(Path("work"))
+            executor.probe(Path("work"), versions())
         executor.close()
 
 
 def test_probe__refuses_a_worker_of_another_version(tmp_path):
     with cluster(tmp_path, version="0.0.1") as address:
         executor = DaskExecutor(1, address=address)
-        with pytest.raises(BuildError, match=r"has curation 0\.0\.1, this is .*; install the same version"):
-            executor.probe(tmp_path)
+        with pytest.raises(BuildError, match=r"has curation 0\.0\.1, this is .*; use workers that are alike"):
+            executor.probe(tmp_path, versions())
         executor.close()

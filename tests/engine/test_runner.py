@@ -131,9 +131,10 @@ def test_run__refuses_a_job_that_needs_too_much_memory(tmp_path):
 
 
 def test_run__counts_the_memory_of_threads_together(tmp_path):
-    jobs = [NumberJob(1, str(tmp_path), memory=1 << 30)]
+    jobs = [NumberJob(i, str(tmp_path), memory=1 << 30) for i in range(4)]
     threads = Threads(4)
     runner(tmp_path, memory=2 << 30).run("squares", jobs)
+    runner(tmp_path / "one", threads, memory=2 << 30).run("squares", jobs[:1])
     with pytest.raises(RefusedError, match=r"4\.3 GiB per worker needed"):
         runner(tmp_path / "other", threads, memory=2 << 30).run("squares", jobs)
     threads.close()

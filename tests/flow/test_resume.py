@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,9 +13,10 @@ import threading
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
+from distributed import LocalCluster
 
+from curation.errors import BuildError, CurationError
 from curation.io import commits
 from curation.io.atomic import TEMPORARY
 from curation.io.manifest import ManifestError, read_manifest
@@ -23,6 +25,7 @@ from tests.flow.helpers import ALL_STAGES, digest_tree, people, read, run, write
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
+from curation.errors import BuildError, CurationError
 from curation.io import commits
 from tests.flow.helpers import ALL_STAGES, run
 folder, point, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -87,18 +90,15 @@ def test_kill__leaves_readers_the_old_generation_or_the_new_one(tmp_path):
     lay_out(tmp_path)
     run(tmp_path, ALL_STAGES.replace("seed: 11", "seed: 12"))
     old = read_manifest(tmp_path / "out/train").build_id
-    seen: dict[str, set[int]] = {}
+    seen: dict[str, set[str]] = {}
     stop = threading.Event()
 
     def look() -> None:
         while not stop.is_set():
             manifest = read_manifest(tmp_path / "out/train")
-            rows = sum(
-                pq.read_metadata(tmp_path / "out/train" / s.path).num_rows if s.path.endswith("parquet") else 0
-                for s in manifest.shards
-            )
-            assert manifest.complete()
-            seen.setdefault(manifest.build_id, set()).add(manifest.rows + rows)
+            for shard in manifest.shards:
+                content = hashlib.sha256((tmp_path / "out/train" / shard.path).read_bytes()).hexdigest()
+                seen.setdefault(f"{manifest.build_id} {shard.path}", set()).add(content)
             time.sleep(0.001)
 
     reader = threading.Thread(target=look)
@@ -112,8 +112,8 @@ def test_kill__leaves_readers_the_old_generation_or_the_new_one(tmp_path):
         stop.set()
         reader.join()
     new = read_manifest(tmp_path / "out/train").build_id
-    assert set(seen) == {old, new}
-    assert all(len(rows) == 1 for rows in seen.values())
+    assert {name.partition(" ")[0] for name in seen} == {old, new}
+    assert all(len(contents) == 1 for contents in seen.values())
 
 
 def test_second_run__writes_nothing(expected):
@@ -181,8 +181,6 @@ def test_lost_intermediate__is_made_again(tmp_path):
 
 
 def test_failed_gate__leaves_the_old_result(tmp_path):
-    from curation.errors import BuildError
-
     lay_out(tmp_path)
     run(tmp_path, ALL_STAGES)
     before = digest_tree(tmp_path / "out")
@@ -209,3 +207,92 @@ def test_interrupted_first_build__shows_no_result(tmp_path):
     with pytest.raises(ManifestError, match="no build here"):
         read_manifest(tmp_path / "out/train")
     assert os.listdir(tmp_path / "out/train")
+
+
+TWO = """
+recipe: 1
+name: two
+seed: 1
+inputs: {people: {path: data}}
+outputs:
+  one: {from: people, path: out/one}
+  two: {from: people, path: out/two, feed: {batch_size: 5000, epochs: 2, drop_last: true}}
+"""
+
+
+def test_outputs__show_all_or_none(tmp_path):
+    lay_out(tmp_path)
+    with pytest.raises(CurationError, match="drop_last"):
+        run(tmp_path, TWO)
+    assert not (tmp_path / "out/one/manifest.json").exists()
+    run(tmp_path, TWO.replace("5000", "50"))
+    assert read_manifest(tmp_path / "out/one").build_id == read_manifest(tmp_path / "out/two").build_id
+
+
+@pytest.mark.parametrize("lost", ["plan.json", "ledger.arrow", "report.html"])
+def test_second_run__makes_good_what_was_lost(tmp_path, lost):
+    lay_out(tmp_path)
+    recipe = TWO.replace("5000", "50")
+    run(tmp_path, recipe)
+    expected = digest_tree(tmp_path / "out")
+    next((tmp_path / "out/two/meta").glob(f"*/{lost}")).unlink()
+    assert run(tmp_path, recipe).fresh
+    assert digest_tree(tmp_path / "out") == expected
+
+
+def test_force__leaves_what_is_not_ours(tmp_path):
+    lay_out(tmp_path)
+    (tmp_path / "out.work/precious").mkdir(parents=True)
+    (tmp_path / "out.work/precious/thesis.txt").write_text("years")
+    run(tmp_path, TWO.replace("5000", "50"), force=True)
+    assert (tmp_path / "out.work/precious/thesis.txt").read_text() == "years"
+
+
+def test_work__inside_an_input_is_refused(tmp_path):
+    lay_out(tmp_path)
+    with pytest.raises(CurationError, match="which input 'people' reads; name another folder"):
+        run(tmp_path, TWO, out="data/x")
+
+
+def test_intermediate__that_changed_while_the_machine_was_off_is_made_again(tmp_path):
+    lay_out(tmp_path)
+    run(tmp_path, ALL_STAGES)
+    expected = digest_tree(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    for path in (tmp_path / "out.work/objects").glob("*/*.arrow"):
+        raw = path.read_bytes()
+        path.write_bytes(raw[: len(raw) // 2] + bytes(len(raw) - len(raw) // 2))
+    (tmp_path / "out.work/boot").write_text("another start of the machine")
+    run(tmp_path, ALL_STAGES)
+    assert digest_tree(tmp_path / "out") == expected
+
+
+def test_worker__that_lives_on_sees_a_replaced_file(tmp_path):
+    from curation.flow.build import BuildOptions, build
+    from curation.recipe.load import load_recipe
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        for start in (0, 600):
+            write(tmp_path / "new.parquet", people(600, start=start))
+            (tmp_path / "data").mkdir(exist_ok=True)
+            os.replace(tmp_path / "new.parquet", tmp_path / "data/0.parquet")
+            (tmp_path / "recipe.yaml").write_text(TWO.replace("5000", "50"))
+            options = BuildOptions(scheduler=cluster.scheduler_address, work=tmp_path / "work")
+            build(load_recipe(tmp_path / "recipe.yaml"), options)
+            assert read(tmp_path / "out/one").column("id").to_pylist() == list(range(start, start + 600))
+
+
+def test_smote__twice_gives_other_ids(tmp_path):
+    recipe = """
+recipe: 1
+name: twice
+seed: 1
+inputs: {a: {path: data}}
+stages: [{use: smote, label: lang, features: [x], target: {is: %d}}]
+output: {path: %s}
+"""
+    lay_out(tmp_path)
+    run(tmp_path, recipe % (100, "one"), out="one")
+    run(tmp_path, (recipe % (150, "two")).replace("path: data", "path: one"), out="two")
+    ids = read(tmp_path / "two").column("_row_id").to_pylist()
+    assert len(set(ids)) == len(ids) == 675

@@ -79,7 +79,7 @@ def test_files__of_one_path_in_two_folders_are_refused(tmp_path):
         ("*.parquet", r"\*\.parquet: no file matches"),
         ("empty", r"empty: no file with a suffix of \.arrow, .*\.pq in this folder"),
         ("notes.txt", r"cannot tell the format from the suffix '\.txt'; known are .*, or set `format: parquet`"),
-        ("lost", r"lost/manifest\.json: is not a manifest of ours"),
+        ("lost", r"lost/manifest\.json: cannot be read as a manifest"),
     ],
 )
 def test_missing__is_named_with_what_to_do(tmp_path, pattern, message):

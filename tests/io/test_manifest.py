@@ -104,12 +104,33 @@ def test_generations__without_a_record_are_the_current_one(tmp_path):
 
 
 def test_clean_up__removes_other_generations_and_unfinished_files(tmp_path):
-    for name in ("b1", "b2", "b3"):
+    one, two, three = (str(i) * 16 for i in (1, 2, 3))
+    for name in (one, two, three):
         generation(tmp_path, name)
-    (tmp_path / "quarantine/b1").mkdir(parents=True)
-    (tmp_path / f"meta/b3/{TEMPORARY}9-x").touch()
-    (tmp_path / "shards/b3/notes").touch()
-    clean_up(tmp_path, ["b3", "b2"])
+    (tmp_path / "quarantine" / one).mkdir(parents=True)
+    (tmp_path / f"meta/{three}/{TEMPORARY}9-x").touch()
+    (tmp_path / f"shards/{three}/notes").touch()
+    clean_up(tmp_path, [three, two])
     standing = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
-    assert not [path for path in standing if "b1" in path or TEMPORARY in path]
-    assert {"manifest.json", "shards/b2", "meta/b2/run.json", "shards/b3/notes"} <= standing
+    assert not [path for path in standing if one in path or TEMPORARY in path]
+    assert {"manifest.json", f"shards/{two}", f"meta/{two}/run.json", f"shards/{three}/notes"} <= standing
+
+
+def test_clean_up__leaves_what_is_not_ours(tmp_path):
+    generation(tmp_path, "1" * 16)
+    (tmp_path / "meta/notes").mkdir()
+    (tmp_path / "meta/notes/n.txt").touch()
+    (tmp_path / f"mine/{TEMPORARY}x").mkdir(parents=True)
+    clean_up(tmp_path, ["1" * 16])
+    assert (tmp_path / "meta/notes/n.txt").exists()
+    assert (tmp_path / f"mine/{TEMPORARY}x").exists()
+
+
+@pytest.mark.parametrize("path", ["../other/shards/a.arrow", "/etc/passwd", "shards/../../x"])
+def test_read__refuses_paths_outside_the_build(tmp_path, path):
+    generation(tmp_path, "1" * 16)
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    content["shards"] = [{"path": path, "rows": 1, "bytes": 1, "xxh3": "0"}]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ManifestError, match="lies outside the build"):
+        read_manifest(tmp_path)

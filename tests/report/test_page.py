@@ -232,3 +232,75 @@ def test_page__shows_the_recipe_without_secrets(tmp_path, monkeypatch):
     html = html_of(build_of(tmp_path, recipe, table))
     assert "hunter2" not in html
     assert "${SECRET}" in html
+
+
+def test_page__of_times_that_python_cannot_hold(tmp_path):
+    n = 300
+    table = pa.table(
+        {
+            "lang": ["a", "b", "b"] * 100,
+            "at": pa.array([1, None, 1501] * 100, pa.timestamp("ns")),
+            "far": pa.array([10**7, None, -(10**7)] * 100, pa.int32()).cast(pa.date32()),
+            "many": pa.array([[1, 2], None, []] * 100, pa.list_(pa.timestamp("ns"))),
+            "n": range(n),
+        }
+    )
+    build = build_of(tmp_path, table=table)
+    html = html_of(build)
+    assert "could not be drawn" not in html
+    assert "1970-01-01 00:00:00.000001501" in html
+    assert "29349-01-26" in html
+    values = build.explain("n=2").fates[0].kept[0].values
+    assert (values["at"], values["n"]) == ("1970-01-01 00:00:00.000001501", 2)
+    assert len(build.explain("far=29349-01-26").fates) == 20
+
+
+@pytest.mark.parametrize("error", [ValueError("odd value"), OverflowError("odd value"), KeyError("odd value")])
+def test_page__no_error_of_a_panel_costs_a_build(two, monkeypatch, error):
+    from curation.report.look import Look
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(Look, "examples", fail)
+    text = Page(render(two.manifest)).text
+    assert "The examples could not be drawn: " in text
+    assert "odd value" in text
+
+
+SPLIT = """\
+recipe: 1
+name: split
+seed: 1
+inputs:
+  people: {path: data/people.parquet}
+stages:
+  - {use: split, by: user, shares: {train: 1.0}}
+output: {path: build/split, from: split.train}
+"""
+
+
+def test_groups__of_a_column_of_many_values_are_not_counted(tmp_path, monkeypatch):
+    from curation.report import look
+
+    users = [f"u{i}" for i in range(3000)] * 2
+    table = pa.table({"user": users, "x": np.arange(6000) / 7, "lang": ["a", "b", "b"] * 2000})
+    monkeypatch.setattr(look, "counts", _only("lang", look.counts))
+    html = html_of(build_of(tmp_path, SPLIT, table))
+    assert "could not be drawn" not in html
+    assert "Rows by lang" in Page(html).text
+
+
+def _only(name, counts):
+    def checked(frame, column, *flags):
+        assert column == name
+        return counts(frame, column, *flags)
+
+    return checked
+
+
+def test_groups__of_a_stage_with_few_values_are_shown(tmp_path):
+    table = pa.table({"user": [f"u{i % 40}" for i in range(400)], "lang": ["a", "b"] * 200})
+    text = Page(html_of(build_of(tmp_path, SPLIT, table))).text
+    assert "Rows by user" in text
+    assert "10 more" in text

@@ -87,11 +87,11 @@ def test_smote__ids_are_unique_and_carry_the_synthetic_bit(table):
 
 def test_smote__ids_count_the_rows_of_a_class(table):
     _, new = parted(table)
-    low = ids_of(new) & np.uint64((1 << 39) - 1)
+    low = ids_of(new) & np.uint64((1 << 32) - 1)
     for label, rows in {"is": 120, "fr": 30}.items():
         of_class = np.array(new.column("lang").to_pylist()) == label
         assert sorted(low[of_class].tolist()) == list(range(rows))
-        assert len(set((ids_of(new)[of_class] >> np.uint64(39)).tolist())) == 1
+        assert len(set((ids_of(new)[of_class] >> np.uint64(32)).tolist())) == 1
 
 
 def test_smote__parents_belong_to_the_class(table):
