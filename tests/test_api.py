@@ -3,10 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import curation
 from curation.api import parse_bytes
+from curation.feed import FeedError, ShardSet
 from tests.cli.project import RECIPE, TWO_OUTPUTS, make_project
 
 
@@ -138,3 +140,29 @@ def test_curation__has_no_other_names():
         _ = curation.biuld
     assert {"build", "open", "Build"} <= set(dir(curation))
     assert Path(curation.__file__).name == "__init__.py"
+
+
+def test_loader__of_exact_times_with_nulls_and_of_views(tmp_path):
+    table = pa.table(
+        {
+            "at": pa.array([1, None, 3], pa.timestamp("ns")),
+            "far": pa.array([10**7, None, 0], pa.int32()).cast(pa.date32()),
+            "text": pa.array(["a", None, "c"], pa.string_view()),
+            "blob": pa.array([b"a", b"b", b"c"], pa.binary_view()),
+            "words": pa.array([["a"], None, []], pa.list_(pa.string_view())),
+            "record": pa.array([{"at": 1}, None, {"at": 2}], pa.struct([("at", pa.timestamp("ns"))])),
+        }
+    )
+    with pa.ipc.new_file(str(tmp_path / "part.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    shards = ShardSet([tmp_path / "part.arrow"], [3])
+    rows = shards.take(np.array([2, 1, 0, 0]), ["at", "far", "text", "blob", "words"])
+    first, second = np.datetime64(1, "ns"), np.datetime64(3, "ns")
+    assert rows["at"].tolist() == [second, None, first, first]
+    assert rows["at"][0].dtype == "datetime64[ns]"
+    assert rows["far"].tolist() == [np.datetime64(0, "D"), None, *[np.datetime64(10**7, "D")] * 2]
+    assert rows["text"].tolist() == ["c", None, "a", "a"]
+    assert rows["blob"].tolist() == [b"c", b"b", b"a", b"a"]
+    assert rows["words"].tolist() == [[], None, ["a"], ["a"]]
+    with pytest.raises(FeedError, match=r"column 'record' .* holds a value that Python cannot"):
+        shards.take(np.array([0]), ["record"])

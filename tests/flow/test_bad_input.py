@@ -407,15 +407,14 @@ def test_folder__may_be_called_like_a_pattern(tmp_path):
     assert read(folder / "out").num_rows == 4
 
 
-def test_many_files__have_row_ids_of_their_own(tmp_path):
+def test_many_files__have_row_ids_of_their_own(tmp_path, monkeypatch):
+    from curation.flow import evaluate
+
     for i in range(300):
         write(tmp_path / f"data/{i}.parquet", pa.table({"id": [i]}))
-    from curation.flow import bind
-
-    original = bind.path_bits
-    bind.path_bits = lambda name, path, salt=0: original(name, path, salt) % 512  # nearly all of them collide
-    try:
-        run(tmp_path, PLAIN % "")
-    finally:
-        bind.path_bits = original
+    # Nearly all of them collide.
+    monkeypatch.setattr(
+        "curation.flow.bind.path_bits", lambda name, path, salt=0: evaluate.path_bits(name, path, salt) % 512
+    )
+    run(tmp_path, PLAIN % "")
     assert len(set(read(tmp_path / "out").column("_row_id").to_pylist())) == 300
