@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -36,7 +34,7 @@ def command(target: str, work: str | None, dry_run: bool) -> None:
     if folder is None or not folder.is_dir():
         click.echo(f"{target}: no work directory, nothing to free")
         return
-    if not (folder / "objects").is_dir() and any(folder.iterdir()):
+    if not (folder / "boot").is_file() and any(folder.iterdir()):
         raise CurationError(f"{folder}: is no work directory of a build; nothing is removed")
     freed = size(folder_size(folder))
     if dry_run:
@@ -62,15 +60,19 @@ def _places(target: Path) -> tuple[list[Path], Path | None]:
 
 
 def _remove(folder: Path, outputs: list[Path]) -> None:
+    """Remove what builds have put into the folder, and the folder if nothing else is in it."""
     from contextlib import ExitStack
 
     from curation.engine.lock import held
+    from curation.engine.store import Store
 
     with ExitStack() as stack:
         for path in sorted(outputs):
             if path.is_dir():
                 stack.enter_context(held(path))
-        errors: list[Any] = []
-        shutil.rmtree(folder, onerror=lambda _, path, info: errors.append((path, info[1])))
-    if errors:
-        raise CurationError(f"{errors[0][0]}: cannot be removed: {errors[0][1]}")
+        Store(str(folder)).clear()
+    if (folder / "objects").exists():
+        raise CurationError(f"{folder}: not everything in it can be removed; look at its permissions")
+    (folder / ".lock").unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()

@@ -124,6 +124,7 @@ class Store:
     def clear(self) -> None:
         """Remove all finished work; whatever else lies in the folder is not ours."""
         shutil.rmtree(Path(self.root) / "objects", ignore_errors=True)
+        (Path(self.root) / "boot").unlink(missing_ok=True)
 
 
 def digest_of(path: Path) -> str:
