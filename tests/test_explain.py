@@ -30,6 +30,12 @@ def make(folder: Path, table: pa.Table, options: str = "", *, group: int = 1 << 
     return curation.build(folder / "recipe.yaml", workers=1, **more)
 
 
+def row_of(fate) -> int:
+    assert fate.origin is not None
+    row: int = fate.origin.row
+    return row
+
+
 def numbers(n: int) -> pa.Table:
     return pa.table({"n": list(range(n)), "word": [f"word{i:04d}" for i in range(n)]})
 
@@ -48,7 +54,7 @@ def test_explain__a_row_that_the_file_has_not_was_never_seen(tmp_path):
     assert "has only 4 rows" in beyond.reason
     outside = build.explain(first + 3).fates[0]
     assert (outside.verdict, outside.reason) == ("not selected", "outside `where: n < 3`")
-    assert outside.origin.row == 3
+    assert row_of(outside) == 3
 
 
 def test_explain__tells_condition_and_sample_apart(tmp_path):
@@ -77,7 +83,7 @@ def test_explain__reads_the_prefix_of_a_file_from_the_manifest(tmp_path):
         content["inputs"]["rows"]["files"][0]["row_bits"] = 77
 
     fate = explain(changed(build, other), str((77 << 39) | 3)).fates[0]
-    assert (fate.verdict, fate.origin.row) == ("not selected", 3)
+    assert (fate.verdict, row_of(fate)) == ("not selected", 3)
 
 
 def test_explain__a_condition_with_a_variable_is_not_guessed(tmp_path, monkeypatch):
@@ -98,7 +104,7 @@ def test_explain__keys_that_were_hashed_again(tmp_path):
     manifest = changed(build, again)
     fate = explain(manifest, "n=15").fates[0]
     assert fate.row_id != plain.row_id
-    assert explain(manifest, str(fate.row_id)).fates[0].origin.row == 15
+    assert row_of(explain(manifest, str(fate.row_id)).fates[0]) == 15
     assert explain(manifest, str(plain.row_id)).fates[0].verdict == "never seen"
 
 
@@ -111,7 +117,7 @@ def test_explain__a_broken_row_group_hides_no_other(tmp_path, key):
     raw[place.data_page_offset : place.data_page_offset + 60] = b"\xff" * 60
     path.write_bytes(raw)
     found = build.explain("word=word0250")
-    assert [fate.origin.row for fate in found.fates] == [250]
+    assert [row_of(fate) for fate in found.fates] == [250]
     assert any("rows 100 to 199: cannot be decoded" in note for note in found.notes)
     assert not build.explain("word=word0150").fates
 
@@ -120,7 +126,7 @@ def test_explain__refused_rows_have_their_own_numbers(tmp_path):
     table = pa.concat_tables([numbers(20), numbers(1), pa.table({"n": [90], "word": ["x"]}), numbers(2).slice(1)])
     build = make(tmp_path, table, ", key: n, on_bad_rows: quarantine, max_bad: 0.5")
     refused = {n: build.explain(f"word=word000{n}").fates[-1] for n in (0, 1)}
-    assert {n: (fate.verdict, fate.origin.row) for n, fate in refused.items()} == {
+    assert {n: (fate.verdict, row_of(fate)) for n, fate in refused.items()} == {
         0: ("quarantined", 20),
         1: ("quarantined", 22),
     }
@@ -130,7 +136,9 @@ def test_explain__refused_rows_have_their_own_numbers(tmp_path):
 def test_explain__reads_no_refused_rows_from_elsewhere(tmp_path, name):
     table = pa.concat_tables([numbers(20), numbers(1)])
     build = make(tmp_path, table, ", key: n, on_bad_rows: quarantine, max_bad: 0.5")
-    path = build.manifest.path("quarantine") / "rows.jsonl"
+    folder = build.manifest.path("quarantine")
+    assert folder is not None
+    path = folder / "rows.jsonl"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"rows": name}) + "\n")
     found = build.explain("n=0")
     assert [fate.verdict for fate in found.fates] == ["kept"]

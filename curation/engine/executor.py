@@ -16,6 +16,11 @@ IDLE_BYTES = 350 << 20
 """What a worker process holds before it has any rows: interpreter and libraries."""
 
 
+def gib(size: int) -> str:
+    """Write bytes as GiB with one decimal."""
+    return f"{size / GIB:.1f} GiB"
+
+
 @runtime_checkable
 class Job(Protocol):
     """A piece of work that can be done alone and twice without harm; must be picklable."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from curation.engine.events import Events
-from curation.engine.executor import IDLE_BYTES, Executor, Job, make_tasks
+from curation.engine.executor import IDLE_BYTES, Executor, Job, gib, make_tasks
 from curation.engine.store import Mark, Store
 from curation.errors import RefusedError
 
@@ -87,10 +87,6 @@ class Runner:
         largest = max(jobs, key=lambda job: job.memory, default=None)
         if largest is not None and IDLE_BYTES + largest.memory * shared > self.memory:
             raise RefusedError(
-                f"{phase}: {_gib(IDLE_BYTES + largest.memory * shared)} per worker needed for {largest.describe()}, "
-                f"{_gib(self.memory)} allowed; raise `--memory`, or use fewer `--workers`"
+                f"{phase}: {gib(IDLE_BYTES + largest.memory * shared)} per worker needed for {largest.describe()}, "
+                f"{gib(self.memory)} allowed; raise `--memory`, or use fewer `--workers`"
             )
-
-
-def _gib(size: int) -> str:
-    return f"{size / (1 << 30):.1f} GiB"

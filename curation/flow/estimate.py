@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation.engine.executor import IDLE_BYTES
+from curation.engine.executor import IDLE_BYTES, gib
 from curation.errors import RefusedError
 from curation.flow.bind import Bound
 from curation.flow.jobs import LEDGER_BYTES, chunk_memory
@@ -99,8 +99,3 @@ def refuse(lines: list[Line], *, memory: int, sharing: int, out: Path, work: Pat
             f"{place}: {gib(free)} free, up to {gib(disk)} needed for intermediates and shards; free space, or name "
             f"another place by `--work` and `--out` (output: {out})"
         )
-
-
-def gib(size: int) -> str:
-    """Bytes as GiB with one decimal."""
-    return f"{size / (1 << 30):.1f} GiB"

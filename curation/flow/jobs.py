@@ -43,11 +43,9 @@ def chunk_memory(chunk: Chunk | Made) -> int:
     return BASE_BYTES + (min(DECODE_BYTES, piece) if chunk.file.format == "parquet" else piece) + 4 * chunk.bytes
 
 
-@dataclass(frozen=True)
-class _OnChunk:
-    """What all jobs on one chunk share."""
+class _OfChunk:
+    """What all jobs on one chunk share; they have a field ``chunk``."""
 
-    view: View
     chunk: Chunk | Made
 
     @property
@@ -71,7 +69,15 @@ class _OnChunk:
 
 
 @dataclass(frozen=True)
-class InspectJob:
+class _OnChunk(_OfChunk):
+    """A job that evaluates a chunk."""
+
+    view: View
+    chunk: Chunk | Made
+
+
+@dataclass(frozen=True)
+class InspectJob(_OfChunk):
     """Decode every row of a chunk once, to find those that cannot be."""
 
     chunk: Chunk
@@ -82,25 +88,6 @@ class InspectJob:
     def key(self) -> str:
         """Content key."""
         return content_key("inspect", self.root_key, self.chunk.key, self.columns)
-
-    @property
-    def rows(self) -> int:
-        """Rows of the chunk."""
-        return self.chunk.rows
-
-    @property
-    def cost(self) -> int:
-        """Bytes of the chunk."""
-        return self.chunk.bytes
-
-    @property
-    def memory(self) -> int:
-        """Peak memory."""
-        return chunk_memory(self.chunk)
-
-    def describe(self) -> str:
-        """Place of the chunk."""
-        return self.chunk.place()
 
     def run(self, store: Store) -> Mark:
         """List unreadable row ranges."""
