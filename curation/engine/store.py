@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from curation.io.atomic import dump_json, void, write_atomic, write_json
+from curation.io.atomic import TEMPORARY, dump_json, void, write_atomic, write_json
 
 Mark = dict[str, Any]
 """What a job leaves behind: small, JSON-able, equal for equal keys (arrays by :func:`encode`)."""
@@ -112,6 +112,8 @@ class Store:
 
     def sweep(self, used: Iterable[str]) -> None:
         """Remove everything that is not named by ``used``: older builds' work and unfinished files."""
+        for leftover in Path(self.root).glob(f"{TEMPORARY}*"):
+            leftover.unlink(missing_ok=True)
         keep = set(used)
         for path in (Path(self.root) / "objects").glob("*/*"):
             if path.name.partition(".")[0] not in keep:
