@@ -119,10 +119,6 @@ class Store:
             if path.name.partition(".")[0] not in keep:
                 path.unlink(missing_ok=True)
 
-    def size(self) -> int:
-        """Bytes held by the work directory."""
-        return sum(p.stat().st_size for p in Path(self.root).rglob("*") if p.is_file())
-
     def clear(self) -> None:
         """Remove all finished work; whatever else lies in the folder is not ours."""
         shutil.rmtree(Path(self.root) / "objects", ignore_errors=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from curation.methods.select import Select
+from curation.methods.select import Select, selected_columns
 from curation.stages.base import BindError, Outcome, Stage, State
 from curation.stages.columns import missing
 from curation.types import OWN_COLUMNS, in_order
@@ -20,10 +20,8 @@ class SelectStage(Stage[Select]):
         faults = [missing(schema, name, (field, i)) for i, name in enumerate(named)]
         if any(faults):
             raise BindError([fault for fault in faults if fault])
-        if self.params.columns is None:
-            kept = [name for name in schema.names if self._stays(name)]
-        else:
-            kept = [*named, *(n for n in schema.names if n in OWN_COLUMNS and n not in named)]
+        chosen = selected_columns(schema.names, columns=self.params.columns, drop=self.params.drop)
+        kept = [*chosen, *(name for name in schema.names if name in OWN_COLUMNS and name not in chosen)]
         return in_order(pa.schema([schema.field(name) for name in kept], metadata=schema.metadata))
 
     def needs(self, wanted: frozenset[str]) -> frozenset[str]:
