@@ -381,6 +381,10 @@ def bind(
     stamps = versions()
     graph = Graph(sources, tuple(steps), schemas, content_key("root", stamps))
     files = {name: [[f.relative, f.key] for f in each.files] for name, each in sorted(inputs.items())}
-    build_id = content_key("build", in_given_order(recipe.canonical(redacted=False)), stamps, files, sample)[:16]
+    # The work that is to be done, too: a new version of a method gives another build from the same recipe.
+    work = [graph.key(target.ref, {}) for target in targets.values()]
+    build_id = content_key("build", in_given_order(recipe.canonical(redacted=False)), stamps, [*work, sample], files)[
+        :16
+    ]
     outputs = {output.name: output for output in recipe.outputs}
     return Bound(recipe, graph, inputs, outputs, targets, gates, build_id, stamps, sample)

@@ -20,6 +20,7 @@ from curation.errors import BuildError, CurationError
 from curation.io import commits
 from curation.io.atomic import TEMPORARY
 from curation.io.manifest import ManifestError, read_manifest
+from curation.methods.smote import Smote
 from tests.flow.helpers import ALL_STAGES, digest_tree, people, read, run, write
 
 DRIVER = """
@@ -296,3 +297,14 @@ output: {path: %s}
     run(tmp_path, (recipe % (150, "two")).replace("path: data", "path: one"), out="two")
     ids = read(tmp_path / "two").column("_row_id").to_pylist()
     assert len(set(ids)) == len(ids) == 675
+
+
+def test_second_run__works_anew_with_a_new_version_of_a_method(tmp_path, monkeypatch):
+    lay_out(tmp_path)
+    run(tmp_path, ALL_STAGES)
+    assert not run(tmp_path, ALL_STAGES).fresh
+    monkeypatch.setattr(Smote, "version", Smote.version + 1)
+    again = run(tmp_path, ALL_STAGES)
+    assert again.fresh
+    assert again.ran["rare: gather"] == 2
+    assert again.ran["sample: fit, round 1"] == 0
