@@ -162,6 +162,13 @@ def decode(value: Any) -> Any:
 
 
 @lru_cache(maxsize=64)
+def load_artifact(store: Store, key: str) -> dict[str, tuple[tuple[int, str], ...]] | None:
+    """Keys of the tables that belong to a state, by step, for a stage that looks rows up in them; else None."""
+    found = (store.mark(key) or {}).get("tables")
+    return None if found is None else {step: tuple((n, k) for n, k in keys) for step, keys in found.items()}
+
+
+@lru_cache(maxsize=64)
 def load_state(store: Store, key: str) -> Any:
     """State of a stage, read once per process."""
     mark = store.mark(key)

@@ -12,7 +12,7 @@ from curation.errors import Problem, RecipeError
 from curation.expressions import ExpressionError, RowExpression
 from curation.flow.evaluate import path_bits
 from curation.flow.gates import GateSpec
-from curation.flow.graph import Graph, Source, Step
+from curation.flow.graph import Graph, Lineage, Source, Step
 from curation.flow.output import Target
 from curation.io.chunks import Chunk, cut
 from curation.io.files import FileRef, InputError, find_files
@@ -20,7 +20,7 @@ from curation.io.formats import Layout, UnreadableError, open_file
 from curation.keys import content_key, in_given_order
 from curation.recipe.model import Gate, InputSpec, OutputSpec, Recipe
 from curation.stages import make_stage
-from curation.stages.base import BindError
+from curation.stages.base import BindError, Coming
 from curation.stages.columns import missing
 from curation.types import OWN_COLUMNS, ROW_ID, in_order, with_own
 from curation.versions import versions
@@ -207,20 +207,28 @@ class _Binder:
 
     def steps(self, schemas: dict[str, pa.Schema]) -> list[Step]:
         """Bind the stages in order; ``schemas`` gains those of their outputs."""
-        steps = []
+        steps: list[Step] = []
+        lineage = Lineage()
         for each in self.recipe.stages:
-            schema = schemas.get(each.source)
-            if schema is None:  # a problem further up is reported already
+            refs = [*each.sources, *each.sides.values()]
+            if any(ref not in schemas for ref in refs):  # a problem further up is reported already
                 continue
             stage = make_stage(each.use, each.name, each.params, self.recipe.seed)
+            step = Step(each.use, each.sources, stage, each.sides)
+            coming = Coming(
+                flows=tuple(schemas[ref] for ref in each.sources),
+                sides={key: schemas[ref] for key, ref in each.sides.items()},
+                disjoint=lineage.disjoint(each.sources),
+            )
             try:
-                out = stage.bind(schema)
+                out = stage.bind_all(coming)
             except BindError as error:
                 for fault in error.faults:
                     self.add(("stages", each.index, *fault.path), fault.message, fault.hint)
                 continue
-            steps.append(Step(each.use, each.source, stage))
-            schemas.update(dict.fromkeys(steps[-1].refs, out))
+            steps.append(step)
+            lineage.add(step)
+            schemas.update({step.ref(port): schema for port, schema in out.items()})
         return steps
 
     # outputs
@@ -361,7 +369,8 @@ def bind(
     inputs: dict[str, BoundInput] = {}
     sources: dict[str, Source] = {}
     schemas: dict[str, pa.Schema] = {}
-    used = {stage.source for stage in recipe.stages} | {output.source for output in recipe.outputs}
+    used = {ref for stage in recipe.stages for ref in (*stage.sources, *stage.sides.values())}
+    used |= {output.source for output in recipe.outputs}
     for name, spec in recipe.inputs.items():
         if name not in used:
             if note:

@@ -22,7 +22,7 @@ from curation.engine.executor import Executor
 from curation.engine.local import Serial, Threads
 from curation.engine.lock import held
 from curation.engine.runner import Runner
-from curation.engine.store import Mark, Store, load_state
+from curation.engine.store import Mark, Store, load_artifact, load_state
 from curation.errors import BuildError, RecipeError
 from curation.feed.plan import write_plan
 from curation.flow import gates
@@ -30,6 +30,7 @@ from curation.flow.bind import Bound, bind
 from curation.flow.estimate import estimate, refuse
 from curation.flow.evaluate import Made, release
 from curation.flow.feeding import feed_options
+from curation.flow.graph import Step
 from curation.flow.jobs import LedgerJob
 from curation.flow.passes import OutputResult, Passes, ShardResult
 from curation.flow.quarantine import write_quarantine
@@ -151,6 +152,7 @@ def build(recipe: Recipe, options: BuildOptions | None = None, events: Events | 
         if options.force:
             store.clear()
         load_state.cache_clear()
+        load_artifact.cache_clear()
         runner = Runner(store, executor, events, memory, options.task_bytes, verify=store.rebooted())
         manifests = _Build(bound, runner, outputs).run(started)
         store.sweep(runner.used)
@@ -281,7 +283,7 @@ class _Build:
     def _accounts(self, census: Sequence[tuple[Chunk | Made, Mark]]) -> dict[str, Any]:
         inputs = {name: self._input_account(name) for name in self._bound.inputs}
         stages: dict[str, dict[str, Any]] = {
-            step.name: {"use": step.use, "from": step.source, "in": 0, "created": 0, "out": 0, "dropped": {}}
+            step.name: {"use": step.use, "from": _flows(step), "in": 0, "created": 0, "out": 0, "dropped": {}}
             for step in self._bound.graph.steps
         }
         for chunk, mark in census:
@@ -443,6 +445,10 @@ class _Build:
             written="meta:published",
             named="meta:published",
         )
+
+
+def _flows(step: Step) -> str | list[str]:
+    return step.sources[0] if len(step.sources) == 1 else list(step.sources)
 
 
 def _add_to_input(account: dict[str, Any], chunk: Chunk, mark: Mark) -> None:

@@ -13,15 +13,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curation.engine.executor import AFTER_TASK
-from curation.engine.store import Store, load_state
+from curation.engine.store import Store, load_artifact, load_state
 from curation.errors import BuildError
 from curation.expressions import ExpressionError, RowExpression
-from curation.flow.graph import Graph, Needs, Source
+from curation.flow.graph import Graph, Needs, Source, Step
 from curation.hashing import key_hashes
 from curation.io.chunks import Chunk, ChunkReader
 from curation.keys import content_key
 from curation.rng import stream_key, uniform
-from curation.stages.base import ArtifactStage, Drop, Piece, State, Tables
+from curation.stages.base import ArtifactStage, Drop, Piece, Tables
 from curation.tables import keep
 from curation.types import COPY, OWN_COLUMNS, ROW_BITS, ROW_ID, Ids, copies_of, ids_of
 
@@ -49,9 +49,13 @@ class View:
 
 @dataclass(frozen=True)
 class Made:
-    """A block of rows that an artifact stage creates; stands where a chunk of a file stands."""
+    """A block of rows that an artifact stage creates; stands where a chunk of a file stands.
+
+    ``ref`` is where the rows appear: the stage, or one of its ports.
+    """
 
     step: str
+    ref: str
     piece: Piece
     tables: Mapping[str, tuple[tuple[int, str], ...]]
     base_key: str
@@ -69,7 +73,7 @@ class Made:
 
     @property
     def input(self) -> str:
-        """Reference at which the rows appear."""
+        """Name of the stage: what stands where the name of an input stands."""
         return self.step
 
     def place(self) -> str:
@@ -211,9 +215,10 @@ class _Evaluator:
         result = Evaluation({}, {}, [], np.zeros(0, np.uint64), None, 0)
         self._begin(chunk, result)
         for step in self._view.graph.steps:
-            table = result.tables.get(step.source)
-            if table is not None and any(ref in needs for ref in step.refs):
-                self._apply(step.name, step.refs, step.stage, table, result)
+            if any(ref in needs for ref in step.refs):
+                tables = [result.tables.get(source) for source in step.sources]
+                if any(table is not None for table in tables):
+                    self._apply(step, tables, result)
         return result
 
     def _begin(self, chunk: Chunk | Made, result: Evaluation) -> None:
@@ -221,10 +226,10 @@ class _Evaluator:
         if isinstance(chunk, Made):
             stage = next(s.stage for s in graph.steps if s.name == chunk.step)
             assert isinstance(stage, ArtifactStage)
-            full = graph.schemas[chunk.step]
-            schema = pa.schema([f for f in full if f.name in needs[chunk.step]])
+            full = graph.schemas[chunk.ref]
+            schema = pa.schema([f for f in full if f.name in needs[chunk.ref]])
             table = stage.create(chunk.piece, Tables(self._store, chunk.tables), schema)
-            result.tables[chunk.step] = table
+            result.tables[chunk.ref] = table
             result.flows[chunk.step] = Flow(created=table.num_rows, out=table.num_rows)
             return
         source = graph.sources[chunk.input]
@@ -235,22 +240,21 @@ class _Evaluator:
         if COPY in table.column_names:
             result.source_copies = copies_of(table)
 
-    def _apply(self, name: str, refs: tuple[str, ...], stage: Any, table: pa.Table, result: Evaluation) -> None:
-        state = self._state(name)
+    def _apply(self, step: Step, tables: list[pa.Table | None], result: Evaluation) -> None:
+        name = step.name
+        key = self._view.states.get(name)
+        state = None if key is None else load_state(self._store, key)
+        artifact = None if key is None else load_artifact(self._store, key)
         try:
-            outcome = stage.apply(table, state)
+            outcome = step.stage.flow(tables, state, None if artifact is None else Tables(self._store, artifact))
         except ExpressionError as error:
             raise BuildError(f"stage '{name}': {error}") from error
         flow = result.flows.setdefault(name, Flow())
-        flow.into += table.num_rows
+        flow.into += sum(table.num_rows for table in tables if table is not None)
         flow.created += outcome.created
-        for ref, port in zip(refs, stage.ports, strict=True):
-            result.tables[ref] = outcome.tables[port]
-            flow.out += outcome.tables[port].num_rows
+        for port, table in outcome.tables.items():
+            result.tables[step.ref(port)] = table
+            flow.out += table.num_rows
         for drop in outcome.drops:
             flow.dropped[drop.reason] = flow.dropped.get(drop.reason, 0) + len(drop.row_id)
             result.drops.append((name, drop))
-
-    def _state(self, name: str) -> State:
-        key = self._view.states.get(name)
-        return None if key is None else load_state(self._store, key)

@@ -30,9 +30,6 @@ LEDGER_BYTES = 64 << 20
 BASE_BYTES = 32 << 20
 """Buffers of readers, writers and kernels, whatever the rows."""
 
-UNUSED = "not in any output"
-"""Reason of rows that reach a point of the graph from which nothing is read."""
-
 
 def chunk_memory(chunk: Chunk | Made) -> int:
     """Peak memory of a chunk on its way: the decoded piece, the rows, and what stages make of them."""
@@ -243,7 +240,7 @@ class StepJob:
     @property
     def rows(self) -> int:
         """Rows gone through."""
-        return int(self.detail.get("stop", self.detail["rows"])) - int(self.detail.get("start", 0))
+        return int(self.detail.get("stop", self.detail.get("rows", 0))) - int(self.detail.get("start", 0))
 
     @property
     def cost(self) -> int:
@@ -270,19 +267,19 @@ class CensusJob(_OnChunk):
     """What becomes of every row of a chunk, stage by stage; closes the balance."""
 
     outputs: Mapping[str, str]
-    unused: tuple[str, ...]
+    ends: tuple[tuple[str, str, str], ...]
 
     @cached_property
     def key(self) -> str:
         """Content key."""
-        refs = [*self.outputs.values(), *self.unused]
-        return content_key("census", sorted(self.outputs.items()), self.unused, self.view.key(*refs), self.chunk.key)
+        refs = [*self.outputs.values(), *(ref for ref, _, _ in self.ends)]
+        return content_key("census", sorted(self.outputs.items()), self.ends, self.view.key(*refs), self.chunk.key)
 
     def run(self, store: Store) -> Mark:
         """Count, and list what is not simply kept."""
         result = evaluate(self.view, store, self.chunk)
-        for ref in self.unused:
-            self._close(ref, result)
+        for ref, name, reason in self.ends:
+            self._close(ref, name, reason, result)
         kept_rows = {name: result.tables[ref].num_rows for name, ref in self.outputs.items() if ref in result.tables}
         kept, dropped = self._balance(result)
         mark: Mark = {
@@ -299,15 +296,17 @@ class CensusJob(_OnChunk):
             mark |= {"causes": causes} | store.write_table(self.key, table)
         return mark
 
-    def _close(self, ref: str, result: Evaluation) -> None:
+    def _close(self, ref: str, name: str, reason: str, result: Evaluation) -> None:
         table = result.tables.get(ref)
         if table is None or not table.num_rows:
             return
-        name = ref.partition(".")[0]
-        result.drops.append((name, Drop.of(table, UNUSED)))
-        flow = result.flows.setdefault(name, Flow(into=table.num_rows, out=table.num_rows))
-        flow.out -= table.num_rows
-        flow.dropped[UNUSED] = flow.dropped.get(UNUSED, 0) + table.num_rows
+        result.drops.append((name, Drop.of(table, reason)))
+        flow = result.flows.setdefault(name, Flow())
+        if ref.partition(".")[0] == name:  # rows that the stage itself lets out
+            flow.out -= table.num_rows
+        else:  # rows that come from elsewhere and end here
+            flow.into += table.num_rows
+        flow.dropped[reason] = flow.dropped.get(reason, 0) + table.num_rows
 
     def _balance(self, result: Evaluation) -> tuple[int, int]:
         """Count rows of the input that are kept, and rows that are not but are listed; nothing may be left over."""

@@ -130,7 +130,8 @@ class _Check:
         inputs = self.inputs(_mapping(data.get("inputs")))
         stages = self.stages(_list(data.get("stages")), data)
         sources = self.sources(stages, _mapping(data.get("inputs")))
-        order = self.order(stages, sources, _mapping(data.get("inputs")))
+        sides = self.sides(stages, _mapping(data.get("inputs")))
+        order = self.order(stages, sources, sides, _mapping(data.get("inputs")))
         gates = [self.part(Gate, gate, ("expect", i)) for i, gate in enumerate(_list(data.get("expect")))]
         outputs = self.outputs(data, stages)
         self.gate_outputs(gates, outputs)
@@ -139,7 +140,14 @@ class _Check:
         if self.problems or top is None:
             return None
         specs = tuple(
-            StageSpec(name=s.name, use=s.use, source=sources[s.name], params=s.params, index=s.index)
+            StageSpec(
+                name=s.name,
+                use=s.use,
+                sources=sources[s.name],
+                sides=sides.get(s.name, {}),
+                params=s.params,
+                index=s.index,
+            )
             for s in order
             if s.name is not None and s.use is not None and s.params is not None
         )
@@ -222,22 +230,43 @@ class _Check:
 
     # --- the graph
 
-    def sources(self, stages: Sequence[_Stage], inputs: Mapping[Any, Any]) -> dict[str | None, str]:
-        """Find the reference that each stage reads, by the name of the stage."""
+    def sources(self, stages: Sequence[_Stage], inputs: Mapping[Any, Any]) -> dict[str | None, tuple[str, ...]]:
+        """Find the references that flow into each stage, by the name of the stage."""
         names = {stage.name: stage for stage in stages if stage.name is not None}
-        sources: dict[str | None, str] = {}
+        sources: dict[str | None, tuple[str, ...]] = {}
         for stage in stages:
             path = (*stage.path, "from")
-            if "from" in stage.raw:
-                reference = self.reference(stage.raw["from"], path, names, inputs)
+            given = stage.raw.get("from")
+            if isinstance(given, list) and stage.params is not None and stage.params.many:
+                found = [self.reference(each, (*path, i), names, inputs) for i, each in enumerate(given)]
+                if len(given) < 2:
+                    self.note(path, f"expected two or more to put together, got {len(given)}", "from: [a, b]")
+                if twice := sorted({str(each) for each in given if given.count(each) > 1}):
+                    self.note(path, f"'{twice[0]}' is named twice", "name each once")
+            elif "from" in stage.raw:
+                found = [self.reference(given, path, names, inputs)]
+                if stage.params is not None and stage.params.many:
+                    self.note(path, "expected a list of two or more to put together", "from: [a, b]")
             elif stage.index > 0:
                 before = stages[stage.index - 1].name
-                reference = None if before is None else self.reference(before, path, names, inputs)
+                found = [None if before is None else self.reference(before, path, names, inputs)]
             else:
-                reference = self.only_input(path, inputs)
-            if reference is not None:
-                sources.setdefault(stage.name, reference)
+                found = [self.only_input(path, inputs)]
+            flowing = tuple(each for each in found if each is not None)
+            if len(flowing) == len(found):
+                sources.setdefault(stage.name, flowing)
         return sources
+
+    def sides(self, stages: Sequence[_Stage], inputs: Mapping[Any, Any]) -> dict[str | None, dict[str, str]]:
+        """Find the references in which stages look things up, by stage and option."""
+        names = {stage.name: stage for stage in stages if stage.name is not None}
+        found: dict[str | None, dict[str, str]] = {}
+        for stage in stages:
+            for key, text in (stage.params.sides() if stage.params is not None else {}).items():
+                reference = self.reference(text, (*stage.path, key), names, inputs)
+                if reference is not None:
+                    found.setdefault(stage.name, {})[key] = reference
+        return found
 
     def only_input(self, path: KeyPath, inputs: Mapping[Any, Any]) -> str | None:
         if len(inputs) > 1:
@@ -259,30 +288,31 @@ class _Check:
             known = [*inputs, *_references(stages.values())]
             self.note(path, f"no input or stage is called '{base}'", nearest(reference, known))
             return None
-        if ports is None:
+        if ports is None or (port or "") in (ports or ("",)):
             return reference
-        if ports and not dot:
-            self.note(
-                path,
-                f"stage '{base}' has several outputs",
-                f"from: {' | '.join(f'{base}.{p}' for p in ports)}",
-            )
+        known = [_spelt(base, each) for each in ports]
+        if not dot:
+            self.note(path, f"stage '{base}' has several outputs", f"from: {' | '.join(known)}")
             return None
-        if dot and port not in ports:
-            hint = nearest(reference, [f"{base}.{p}" for p in ports]) if ports else f"from: {base}"
-            self.note(path, f"'{base}' has no output '{port}'", hint)
-            return None
-        return reference
+        self.note(path, f"'{base}' has no output '{port}'", nearest(reference, known) if ports else f"from: {base}")
+        return None
 
     def order(
-        self, stages: Sequence[_Stage], sources: Mapping[str | None, str], inputs: Mapping[Any, Any]
+        self,
+        stages: Sequence[_Stage],
+        sources: Mapping[str | None, tuple[str, ...]],
+        sides: Mapping[str | None, Mapping[str, str]],
+        inputs: Mapping[Any, Any],
     ) -> list[_Stage]:
         """Stages in topological order, those of the file first where there is a choice."""
         names = {stage.name for stage in stages} - inputs.keys()
-        reads = {name: source.partition(".")[0] for name, source in sources.items()}
+        reads = {
+            name: [ref.partition(".")[0] for ref in (*sources.get(name, ()), *sides.get(name, {}).values())]
+            for name in names
+        }
         waiting, done, order = list(stages), set[str | None](), list[_Stage]()
         while waiting:
-            ready = next((s for s in waiting if reads.get(s.name) not in names - done), None)
+            ready = next((s for s in waiting if not (names - done).intersection(reads.get(s.name, ()))), None)
             if ready is None:
                 break
             waiting.remove(ready)
@@ -291,11 +321,13 @@ class _Check:
         self.cycles(waiting, reads)
         return order
 
-    def cycles(self, waiting: Sequence[_Stage], reads: Mapping[str | None, str]) -> None:
+    def cycles(self, waiting: Sequence[_Stage], reads: Mapping[str | None, Sequence[str]]) -> None:
         named: set[str | None] = set()
+        left = {stage.name for stage in waiting}
         for stage in waiting:
             chain: list[str | None] = [stage.name]
-            while (follower := reads.get(chain[-1])) is not None and follower not in chain:
+            # Each of those left waits for another of them, so going back along the first such one ends in a circle.
+            while (follower := next((r for r in reads.get(chain[-1], ()) if r in left), None)) not in (None, *chain):
                 chain.append(follower)
             if follower == stage.name and stage.name not in named:
                 named.update(chain)
@@ -430,7 +462,13 @@ def _method_hint(use: Any) -> str:
 
 
 def _references(stages: Iterable[_Stage]) -> list[str]:
-    return [f"{s.name}.{p}" for s in stages for p in s.ports or ()] + [s.name for s in stages if s.name and not s.ports]
+    named = [(stage.name, stage.ports or ("",)) for stage in stages if stage.name]
+    return [_spelt(name, port) for name, ports in named for port in ports]
+
+
+def _spelt(name: str, port: str) -> str:
+    """Reference to an output of a stage."""
+    return f"{name}.{port}" if port else name
 
 
 def _parts(path: str) -> tuple[str, ...]:

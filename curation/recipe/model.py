@@ -86,7 +86,8 @@ class StageSpec(_Spec):
 
     name: str = Field(description="name of the stage; default: the name of the method")
     use: str = Field(description="name of the method, as `curate methods` lists it")
-    source: str = Field(description="what it reads: an input, a stage or stage.port")
+    sources: tuple[str, ...] = Field(description="what flows in: inputs, stages or stage.port, mostly one")
+    sides: dict[str, str] = Field(default={}, description="what it looks things up in, by option")
     params: SerializeAsAny[Params] = Field(description="options of the method")
     index: int = Field(description="place in the recipe, counted from 0")
 
@@ -362,7 +363,8 @@ class Recipe(_Spec):
             inputs[name] = plain({"path": self._written((*path, "path"), spec.path)} | _dump(spec, "path"), path)
         stages = []
         for stage in self.stages:
-            own = {"name": stage.name, "use": stage.use, "from": stage.source}
+            flows = stage.sources[0] if len(stage.sources) == 1 else list(stage.sources)
+            own = {"name": stage.name, "use": stage.use, "from": flows}
             stages.append(plain(own | _dump(stage.params), ("stages", stage.index)))
         expect = [plain(_dump(gate), ("expect", i)) for i, gate in enumerate(self.expect)]
         top = plain({"recipe": self.recipe, "name": self.name, "seed": self.seed}, ())

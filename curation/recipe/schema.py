@@ -63,10 +63,13 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def _stage(use: str, params: dict[str, Any]) -> dict[str, Any]:
+    flow = _reference("what it reads: an input, a stage or stage.port; default: the stage before")
+    if params_of(use).many:
+        flow = {"type": "array", "minItems": 2, "items": flow, "description": "tables to put together, in order"}
     common = {
         "use": {"const": use, "description": _described(StageSpec, "use")},
         "name": {"type": "string", "pattern": _NAME, "description": _described(StageSpec, "name")},
-        "from": _reference("what it reads: an input, a stage or stage.port; default: the stage before"),
+        "from": flow,
     }
     required = ["use", *params.get("required", ())]
     return params | {"title": use, "properties": common | params.get("properties", {}), "required": required}

@@ -228,7 +228,7 @@ def test_all_problems__come_at_once_in_the_order_of_the_file(refuse):
 
 def test_defaults__read_the_stage_before_and_end_with_the_last(load):
     recipe = load(stages("{use: select, columns: [a]}", "{use: filter, where: a > 1}") + OUT)
-    assert [(s.name, s.source) for s in recipe.stages] == [("select", "d"), ("filter", "select")]
+    assert [(s.name, s.sources) for s in recipe.stages] == [("select", ("d",)), ("filter", ("select",))]
     assert [(o.name, o.source) for o in recipe.outputs] == [("output", "filter")]
 
 
