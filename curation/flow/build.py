@@ -34,10 +34,12 @@ from curation.flow.graph import Step
 from curation.flow.jobs import LedgerJob
 from curation.flow.passes import OutputResult, Passes, ShardResult
 from curation.flow.quarantine import write_quarantine
+from curation.flow.reading import ReadJob, chunks_of_parts, refuse_bad
 from curation.hashing import combine
 from curation.io import commits
 from curation.io.atomic import explained, flush, link_or_copy, write_json
 from curation.io.chunks import Chunk
+from curation.io.files import FileRef
 from curation.io.manifest import (
     FORMAT,
     Manifest,
@@ -154,10 +156,29 @@ def build(recipe: Recipe, options: BuildOptions | None = None, events: Events | 
         load_state.cache_clear()
         load_artifact.cache_clear()
         runner = Runner(store, executor, events, memory, options.task_bytes, verify=store.rebooted())
+        bound = _read(bound, runner, options)
         manifests = _Build(bound, runner, outputs).run(started)
         store.sweep(runner.used)
     ran = {record.phase: record.ran for record in runner.records}
     return BuildResult(manifests, fresh=True, ran=ran, seconds=time.perf_counter() - started)
+
+
+def _read(bound: Bound, runner: Runner, options: BuildOptions) -> Bound:
+    """Read what has to be read front to back; bind the recipe again to the columns and rows that are there."""
+    found = {}
+    for name, each in bound.inputs.items():
+        if each.batches:
+            strict = each.spec.on_bad_rows == "error"
+            root = bound.graph.root_key
+            jobs = [ReadJob(name, batch, each.stored, each.options, strict, root) for batch in each.batches]
+            marks = runner.run(f"{name}: read", jobs)
+            found[name] = chunks_of_parts(name, jobs, marks, runner.store.data)
+            if strict:  # an earlier run may have set rows aside and left its parts
+                refuse_bad(found[name])
+    if not found:
+        return bound
+    note = runner.events.note
+    return bind(bound.recipe, sample=options.sample, note=note, before=bound, found=found)
 
 
 def _refuse_work(bound: Bound, work: Path) -> None:
@@ -184,7 +205,7 @@ def _current(bound: Bound, outputs: Mapping[str, Path]) -> dict[str, Manifest] |
 
 def choose_executor(bound: Bound, options: BuildOptions) -> tuple[ExecutorName, int]:
     """Say where tasks will run, and on how many workers: as asked, threads for small inputs, else processes."""
-    size = sum(each.bytes for each in bound.inputs.values())
+    size = sum(each.about_bytes for each in bound.inputs.values())
     name = options.executor
     if name is None:
         asked = options.workers is not None or options.scheduler is not None
@@ -271,12 +292,14 @@ class _Build:
 
     def _refuse_changed(self) -> None:
         for name, each in self._bound.inputs.items():
-            for file in each.files:
-                if file.changed():
-                    raise BuildError(
-                        f"input '{name}': {file.path} was changed while the build read it; nothing is published, run "
-                        "the same command again when the file is complete"
-                    )
+            with ThreadPoolExecutor(LINKS) as pool:
+                changed = list(pool.map(FileRef.changed, each.files))
+            if any(changed):
+                path = each.files[changed.index(True)].path
+                raise BuildError(
+                    f"input '{name}': {path} was changed while the build read it; nothing is published, run the same "
+                    "command again when the file is complete"
+                )
 
     # The balance
 
@@ -288,7 +311,7 @@ class _Build:
         }
         for chunk, mark in census:
             if isinstance(chunk, Chunk):
-                _add_to_input(inputs[chunk.input], chunk, mark)
+                _add_to_input(inputs[chunk.input], mark)
             for name, flow in mark["stages"].items():
                 _add_to_stage(stages[name], flow)
         for name, account in inputs.items():
@@ -309,7 +332,7 @@ class _Build:
                 {"path": f.relative, "bytes": f.size, "key": f.key, "row_bits": each.row_bits.get(f.relative)}
                 for f in each.files
             ],
-            "read": each.rows,
+            "read": sum(chunk.rows for chunk in chunks),
             "kept": 0,
             "dropped": 0,
             "not_selected": 0,
@@ -317,6 +340,7 @@ class _Build:
             "keys_hashed_again": sorted(self._passes.progress.salted.get(name, ())),
             "quarantined": sum(skip.stop - skip.start for chunk in chunks for skip in chunk.skips),
             "unreadable_files": [{"path": x.file.relative, "reason": x.reason} for x in each.lost],
+            "drift": list(each.drift),
         }
 
     def _gates(self, name: str, result: OutputResult) -> list[dict[str, Any]]:
@@ -412,11 +436,12 @@ class _Build:
         )
 
     def _input_files(self) -> dict[str, list[Path]]:
-        lost = {name: {x.file.path for x in each.lost} for name, each in self._bound.inputs.items()}
-        return {
-            name: [Path(file.path) for file in each.files if file.path not in lost[name]]
-            for name, each in self._bound.inputs.items()
-        }
+        """Local files that hold the rows of the inputs as they came: those named, or the parts made of them."""
+        found = {}
+        for name, chunks in self._passes.progress.chunks.items():
+            files = dict.fromkeys(chunk.file for chunk in chunks)
+            found[name] = [] if any(file.remote for file in files) else [Path(file.path) for file in files]
+        return found
 
     def _previous(self, root: Path, output: OutputSpec) -> list[str]:
         try:
@@ -451,13 +476,13 @@ def _flows(step: Step) -> str | list[str]:
     return step.sources[0] if len(step.sources) == 1 else list(step.sources)
 
 
-def _add_to_input(account: dict[str, Any], chunk: Chunk, mark: Mark) -> None:
+def _add_to_input(account: dict[str, Any], mark: Mark) -> None:
     account["kept"] += mark["kept"]
     account["dropped"] += mark["dropped"]
-    account["not_selected"] += mark["not_selected"]
-    if mark["not_selected"]:
-        per_file = account["not_selected_by_file"]
-        per_file[chunk.file.relative] = per_file.get(chunk.file.relative, 0) + mark["not_selected"]
+    per_file = account["not_selected_by_file"]
+    for name, rows in mark["not_selected"].items():
+        account["not_selected"] += rows
+        per_file[name] = per_file.get(name, 0) + rows
 
 
 def _add_to_stage(account: dict[str, Any], flow: Mark) -> None:

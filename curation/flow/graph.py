@@ -18,7 +18,10 @@ Needs = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True)
 class Source(CarriesSchemas):
-    """An input as the graph sees it: how rows are named and which are selected. Knows no files."""
+    """An input as the graph sees it: how rows are named and which are selected. Knows no files.
+
+    ``stored`` are the columns as they are read, those of key and condition included.
+    """
 
     name: str
     key_column: str | None
@@ -26,6 +29,7 @@ class Source(CarriesSchemas):
     sample: float
     seed: int
     schema: pa.Schema
+    stored: pa.Schema
     has_ids: bool
 
     def key(self) -> str:
@@ -132,10 +136,7 @@ class Graph(CarriesSchemas):
         """
         flowing = {source for step in self.steps for source in step.sources} | outputs
         looked_up = {ref: step for step in reversed(self.steps) for ref in step.sides.values()}
-        found = []
-        for ref in self.sources:
-            if ref not in flowing and ref in looked_up:
-                found.append((ref, looked_up[ref]))
+        found = [(ref, looked_up[ref]) for ref in self.sources if ref in looked_up and ref not in flowing]
         for step in self.steps:
             for port in step.stage.ports:
                 ref = step.ref(port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from curation.engine.store import Mark, Store, encode, load_state
 from curation.errors import BuildError
-from curation.flow.evaluate import Evaluation, Flow, Made, View, evaluate
+from curation.flow.evaluate import Evaluation, Flow, Made, View, decoded, evaluate
+from curation.flow.graph import Source
 from curation.hashing import key_hashes
 from curation.io.chunks import Chunk, ChunkReader
 from curation.keys import content_key
@@ -110,17 +112,15 @@ class KeysJob(_OnChunk):
         """Write the sorted hashes."""
         assert isinstance(self.chunk, Chunk)
         source = self.view.graph.sources[self.chunk.input]
-        hashes, _, _ = read_keys(self.chunk, str(source.key_column), source.name)
+        hashes, _, _ = read_keys(self.chunk, source)
         return store.write_table(self.key, pa.table({"hash": np.sort(hashes)}))
 
 
-def read_keys(chunk: Chunk, column: str, name: str) -> tuple[Ids, pa.ChunkedArray, Any]:
-    """Hashes of the key column, its values, and row numbers in the file."""
-    reader = ChunkReader()
-    try:
-        table, numbers = reader.read(chunk, [column])
-    finally:
-        reader.close()
+def read_keys(chunk: Chunk, source: Source) -> tuple[Ids, pa.ChunkedArray, Any]:
+    """Hashes of the key column, its values, and row numbers as the chunk counts them."""
+    column = str(source.key_column)
+    with closing(ChunkReader()) as reader:
+        table, numbers = decoded(source, chunk, reader, [column])
     values = table.column(column)
     if values.null_count:
         first = int(numbers[int(np.flatnonzero(np.asarray(values.is_null()))[0])])
@@ -128,7 +128,7 @@ def read_keys(chunk: Chunk, column: str, name: str) -> tuple[Ids, pa.ChunkedArra
             f"{chunk.place(first, first + 1)}: the key column '{column}' is NULL; every row needs a key, or leave "
             "`key:` out so that rows are named by their place"
         )
-    return key_hashes(values, salt=name, bits=63), values, numbers
+    return key_hashes(values, salt=source.name, bits=63), values, numbers
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ class CensusJob(_OnChunk):
         kept_rows = {name: result.tables[ref].num_rows for name, ref in self.outputs.items() if ref in result.tables}
         kept, dropped = self._balance(result)
         mark: Mark = {
-            "not_selected": result.not_selected,
+            "not_selected": dict(result.not_selected),
             "read": len(result.source_ids),
             "kept": kept,
             "dropped": dropped,

@@ -103,10 +103,12 @@ class Passes:
             if each.spec.on_bad_rows != "quarantine":
                 continue
             chunks, root = self.progress.chunks[name], self._graph.root_key
-            marks = self._runner.run(f"{name}: look for bad rows", [InspectJob(c, each.columns, root) for c in chunks])
+            # Parts were looked through while they were made.
+            jobs = {chunk.key: InspectJob(chunk, each.columns, root) for chunk in chunks if not chunk.segments}
+            marks = self._runner.run(f"{name}: look for bad rows", list(jobs.values())) if jobs else []
+            found = {key: mark["skips"] for key, mark in zip(jobs, marks, strict=True)}
             self.progress.chunks[name] = tuple(
-                chunk.without([Skip(a, b, reason) for a, b, reason in mark["skips"]])
-                for chunk, mark in zip(chunks, marks, strict=True)
+                chunk.without([Skip(a, b, reason) for a, b, reason in found.get(chunk.key, ())]) for chunk in chunks
             )
 
     def identify(self) -> None:
@@ -132,12 +134,12 @@ class Passes:
 
     def _settle(self, name: str, column: str, suspects: set[int], quarantine: bool) -> None:
         """Tell equal keys (a fault of the data) from different keys with one hash (ours to mend)."""
-        doubtful = np.array(sorted(suspects), np.uint64)
+        doubtful, source = np.array(sorted(suspects), np.uint64), self._graph.sources[name]
         seen: dict[int, dict[Any, tuple[Chunk, int]]] = {}
         salted: set[int] = set()
         refused: dict[int, list[Skip]] = {}
         for at, chunk in enumerate(self.progress.chunks[name]):
-            hashes, values, numbers = read_keys(chunk, column, name)
+            hashes, values, numbers = read_keys(chunk, source)
             for i in np.flatnonzero(np.isin(hashes, doubtful)):
                 value = int(hashes[i])
                 key, row = values[int(i)].as_py(), int(numbers[i])
@@ -147,14 +149,14 @@ class Passes:
                     if len(known) > 1:
                         salted.add(value)
                     continue
-                first, first_row = known[key]
+                (first, first_row), (file, file_row) = known[key][0].origin(known[key][1]), chunk.origin(row)
                 if not quarantine:
                     raise BuildError(
-                        f"input '{name}': key {column} = {key!r} stands in {first.file.path}, row {first_row}, and "
-                        f"again in {chunk.file.path}, row {row}; keys name rows, so they must differ: choose another "
+                        f"input '{name}': key {column} = {key!r} stands in {first.path}, row {first_row}, and "
+                        f"again in {file.path}, row {file_row}; keys name rows, so they must differ: choose another "
                         "`key:`, or set `on_bad_rows: quarantine` to keep the first of each"
                     )
-                reason = f"duplicate key {column} = {key!r}, first in {first.file.relative}, row {first_row}"
+                reason = f"duplicate key {column} = {key!r}, first in {first.relative}, row {first_row}"
                 refused.setdefault(at, []).append(Skip(row, row + 1, reason, readable=True))
         self.progress.chunks[name] = tuple(
             chunk.without(refused.get(at, ())) for at, chunk in enumerate(self.progress.chunks[name])

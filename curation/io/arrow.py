@@ -23,6 +23,11 @@ class ArrowReader:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UnreadableError(f"not a readable Arrow IPC file: {one_line(error)}") from error
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the file."""
+        return self._schema
+
     def layout(self) -> Layout:
         """Schema and record batches, from the batch headers."""
         try:

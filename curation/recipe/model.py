@@ -28,6 +28,12 @@ Group: TypeAlias = str | int | bool
 Order: TypeAlias = Literal["shuffled", "input"]
 
 
+TYPES = (
+    "int8 int16 int32 int64 uint8 uint16 uint32 uint64 float32 float64 bool string binary date32 timestamp"
+).split()
+"""Types that a column of a text file can be declared to have; a timestamp is one in microseconds."""
+
+
 def _infinite(value: Any) -> Any:
     return math.inf if value == "inf" else value  # JSON, and so a manifest, has no infinity
 
@@ -48,9 +54,17 @@ class InputSpec(_Spec):
     where: str | None = Field(
         default=None, min_length=1, description="row-wise SQL condition; rows outside are not selected"
     )
-    format: Literal["parquet", "arrow"] | None = Field(
-        default=None, description="parquet | arrow; default: by the suffix of each file"
+    format: Literal["parquet", "arrow", "jsonl", "csv", "webdataset", "images", "lance"] | None = Field(
+        default=None,
+        description="parquet | arrow | jsonl | csv | webdataset | images | lance; default: by the suffix of each file",
     )
+    types: dict[str, str] | None = Field(
+        default=None, min_length=1, description="types of columns of jsonl and csv, e.g. {id: string, score: float64}"
+    )
+    delimiter: str | None = Field(
+        default=None, min_length=1, max_length=1, description="of csv; default: a comma, a tab for .tsv"
+    )
+    nulls: list[str] | None = Field(default=None, description='texts of csv that mean NULL; default: [""]')
     on_bad_rows: Literal["error", "quarantine"] = Field(
         default="error", description="error stops the build, quarantine sets unreadable rows aside"
     )
@@ -74,6 +88,14 @@ class InputSpec(_Spec):
         if twice := sorted({name for name in columns or [] if (columns or []).count(name) > 1}):
             raise ValueError(f"column '{twice[0]}' is named twice")
         return columns
+
+    @field_validator("types")
+    @classmethod
+    def _types_are_known(cls, types: dict[str, str] | None) -> dict[str, str] | None:
+        for column, kind in (types or {}).items():
+            if kind not in TYPES:
+                raise ValueError(f"column '{column}': expected one of {', '.join(TYPES)}, got '{kind}'")
+        return types
 
     @property
     def paths(self) -> tuple[str, ...]:

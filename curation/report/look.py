@@ -228,9 +228,12 @@ class Look:
         if not files:
             return None
         stated = self._content["recipe"]["inputs"][source].get("format")
+        kinds = [suffix_format(path.name) or stated for path in files]
+        if not {"parquet", "arrow"}.issuperset(kinds):
+            return None  # text and images would have to be read again
         frames = []
         for kind in ("parquet", "arrow"):
-            paths = [path for path in files if format_of(path, stated) == kind]
+            paths = [path for path, each in zip(files, kinds, strict=True) if each == kind]
             if paths:
                 frame = scan(paths, kind)
                 if name not in frame.collect_schema().names():

@@ -1,8 +1,8 @@
 """What a stage is: columns in, columns out, and one of three shapes (map, fit, artifact).
 
 Most stages have one table that flows in and one that flows out; they write ``bind``, ``needs`` and ``apply``. A stage
-that puts several tables together, has outputs of different columns, or looks rows up in what an artifact holds overrides
-the more general ``bind_all``, ``needs_from`` and ``flow`` instead.
+that puts several tables together, has outputs of different columns, or looks rows up in an artifact overrides the more
+general ``bind_all``, ``needs_from`` and ``flow`` instead.
 """
 
 from __future__ import annotations
