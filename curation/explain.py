@@ -17,11 +17,11 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.errors import BuildError, CurationError
 from curation.engine.store import Store
-from curation.flow.bind import SNIFF_FILES, layout_of
+from curation.errors import BuildError, CurationError
 from curation.flow.evaluate import Readers, path_bits, read_source
 from curation.flow.graph import Source
+from curation.flow.inputs import SNIFF_FILES, layout_of
 from curation.flow.reading import Batch, ReadJob, chunks_of_parts, read_options, sniff
 from curation.io.chunks import Chunk, ChunkReader, Skip, cut
 from curation.io.files import RECORDS, FileRef, InputError, find_files

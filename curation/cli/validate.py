@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from curation.cli import options
 from curation.cli.session import count, shown
 from curation.cli.verb import Exampled
+
+if TYPE_CHECKING:
+    from curation.flow.inputs import BoundInput
 
 
 @click.command(
@@ -25,6 +30,11 @@ def command(recipe: str, overrides: tuple[str, ...]) -> None:
     bound = bind(read_recipe(recipe, overrides=overrides), note=notes.append)
     for note in notes:
         click.echo(f"note: {note}", err=True)
-    inputs = ", ".join(f"{name} {count(each.rows, 'row')}" for name, each in bound.inputs.items())
+    inputs = ", ".join(f"{name} {_rows(each)}" for name, each in bound.inputs.items())
     outputs = ", ".join(f"{name} in {shown(Path(each.path))}" for name, each in bound.outputs.items())
     click.echo(f"{recipe}: OK: {inputs} → {count(len(bound.graph.steps), 'stage')} → {outputs}")
+
+
+def _rows(bound: BoundInput) -> str:
+    """Rows of an input, or its files where rows are counted only as they are read."""
+    return count(len(bound.files), "file") if bound.batches else count(bound.rows, "row")

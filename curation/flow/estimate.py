@@ -40,7 +40,7 @@ def estimate(bound: Bound) -> list[Line]:
         if each.batches:
             mend = "use fewer `--workers`"
             lines.append(Line(f"{name}: read", each.about_rows, len(each.batches), READ_MEMORY, each.about_bytes, mend))
-        if each.spec.on_bad_rows == "quarantine":
+        if each.spec.on_bad_rows == "quarantine" and each.chunks:
             lines.append(Line(f"{name}: look for bad rows", each.rows, len(each.chunks), memory, 0, smaller))
         if each.spec.key is not None:
             merged = max(memory, 24 * min(each.rows, REPEATS_ROWS))

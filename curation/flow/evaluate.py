@@ -192,9 +192,7 @@ def read_source(
     return table.select([n for n in source.schema.names if n in table.column_names]), left_out
 
 
-def decoded(
-    source: Source, chunk: Chunk, reader: ChunkReader, names: list[str]
-) -> tuple[pa.Table, NDArray[np.int64]]:
+def decoded(source: Source, chunk: Chunk, reader: ChunkReader, names: list[str]) -> tuple[pa.Table, NDArray[np.int64]]:
     """Columns of a chunk with the types of the input, which may be wider than those of the file."""
     table, numbers = reader.read(chunk, names)
     if names:

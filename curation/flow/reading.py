@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from curation.engine.store import Mark, Store
 from curation.errors import BuildError
-from curation.io.chunks import Chunk, Segment, Skip, Span, cut
+from curation.io.chunks import Chunk, Segment, Skip, cut
 from curation.io.files import RECORDS, FileRef
 from curation.io.formats import READERS, Layout, Piece, UnreadableError, open_binary, open_file
 from curation.io.records import record_format
@@ -73,9 +73,8 @@ def to_read(files: Sequence[FileRef], row_bits: Mapping[str, int]) -> tuple[list
     small = [f for f in files if f.size < PACK_BYTES and f.format != "lance"]
     packed = {f.relative for f in small} if len(small) > PACK_FILES else set()
     packed |= {f.relative for f in files if f.format == "images"}
-    batches: list[Batch] = []
-    for pack in _packs([f for f in files if f.relative in packed]):
-        batches.append(Batch(tuple(pack), tuple(row_bits.get(f.relative, 0) for f in pack)))
+    packs = _packs([f for f in files if f.relative in packed])
+    batches = [Batch(tuple(pack), tuple(row_bits.get(f.relative, 0) for f in pack)) for pack in packs]
     rest = [f for f in files if f.relative not in packed]
     for file in rest:
         if file.format in RECORDS:
@@ -137,7 +136,7 @@ def sniff(file: FileRef, options: Options) -> pa.Schema:
 class ReadJob(CarriesSchemas):
     """Reads a batch into a part.
 
-    ``schema`` holds the columns wanted; types may still be widened. With ``strict`` the first bad record ends the build.
+    ``schema`` holds the columns wanted; types may be widened. With ``strict`` the first bad record ends the build.
     """
 
     input: str
@@ -151,7 +150,9 @@ class ReadJob(CarriesSchemas):
     @cached_property
     def key(self) -> str:
         """Content key."""
-        files = [[f.relative, f.format, f.key, bits] for f, bits in zip(self.batch.files, self.batch.row_bits, strict=True)]
+        files = [
+            [f.relative, f.format, f.key, bits] for f, bits in zip(self.batch.files, self.batch.row_bits, strict=True)
+        ]
         options = [self.options.delimiter, self.options.nulls, self.options.partial]
         types = sorted((name, str(kind)) for name, kind in self.options.types.items())
         place = [self.input, files, self.batch.start, self.batch.stop]
@@ -241,7 +242,9 @@ class _Part:
     def _of_pieces(self, file: FileRef) -> Iterator[Block]:
         with closing(open_file(file)) as reader:
             here = [name for name in self.schema.names if name in reader.schema.names]
-            stored = pa.schema([reader.schema.field(name) for name in here]) if self.job.options.partial else reader.schema
+            stored = (
+                pa.schema([reader.schema.field(name) for name in here]) if self.job.options.partial else reader.schema
+            )
             try:
                 wider = unify([self.schema, stored], exact=True)
             except NoTypeError as error:
@@ -339,7 +342,9 @@ def chunks_of_parts(name: str, jobs: Sequence[ReadJob], marks: Sequence[Mark], d
             if reason is not None:
                 broken.append((file, reason))
         skips = [
-            Skip(row, row + 1, reason, offset=offset if offset < 0 else offset + job.batch.start, length=length, raw=raw)
+            Skip(
+                row, row + 1, reason, offset=offset if offset < 0 else offset + job.batch.start, length=length, raw=raw
+            )
             for row, offset, length, reason, raw in mark["bad"]
         ]
         for chunk in cut(name, part, layout):

@@ -151,8 +151,8 @@ def _of_one_kind(files: list[FileRef]) -> list[FileRef]:
     if "images" in kinds and len(kinds) > 1:
         other = next(file for file in files if file.format != "images")
         raise InputError(
-            f"{other.path}: lies among images; set `format: images` or `format: {other.format}` to choose, and read the "
-            "other as an input of its own"
+            f"{other.path}: lies among images; set `format: images` or `format: {other.format}` to choose, and read "
+            "the other as an input of its own"
         )
     return files
 

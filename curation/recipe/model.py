@@ -29,8 +29,9 @@ Order: TypeAlias = Literal["shuffled", "input"]
 
 
 TYPES = (
-    "int8 int16 int32 int64 uint8 uint16 uint32 uint64 float32 float64 bool string binary date32 timestamp"
-).split()
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"),
+    *("bool", "string", "binary", "date32", "timestamp"),
+)
 """Types that a column of a text file can be declared to have; a timestamp is one in microseconds."""
 
 

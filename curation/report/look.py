@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from curation.feed.plan import Plan
-from curation.io.files import format_of
+from curation.io.files import suffix_format
 from curation.io.manifest import Manifest
 from curation.report import draw
 from curation.report.facts import SMALL_GROUP, SMALL_SHOWN, Small, chain
