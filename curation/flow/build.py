@@ -40,6 +40,7 @@ from curation.io import commits
 from curation.io.atomic import explained, flush, link_or_copy, write_json
 from curation.io.chunks import Chunk
 from curation.io.files import FileRef
+from curation.io.spread import spread
 from curation.io.manifest import (
     FORMAT,
     Manifest,
@@ -292,8 +293,7 @@ class _Build:
 
     def _refuse_changed(self) -> None:
         for name, each in self._bound.inputs.items():
-            with ThreadPoolExecutor(LINKS) as pool:
-                changed = list(pool.map(FileRef.changed, each.files))
+            changed = spread(FileRef.changed, each.files)
             if any(changed):
                 path = each.files[changed.index(True)].path
                 raise BuildError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
@@ -18,6 +17,7 @@ from curation.io.chunks import Chunk, cut
 from curation.io.files import FileRef, find_files
 from curation.io.formats import READERS, Layout, UnreadableError, open_file
 from curation.io.records.base import Options
+from curation.io.spread import spread
 from curation.recipe.model import InputSpec
 from curation.stages.columns import missing
 from curation.types import OWN_COLUMNS, ROW_ID, CarriesSchemas, in_order, with_own
@@ -139,9 +139,8 @@ class InputBinder:
             return None
         bits = self._row_bits(name, files) if spec.key is None else {}
         batches, direct = to_read(files, bits)
-        with ThreadPoolExecutor(8) as pool:
-            layouts = list(zip(direct, pool.map(layout_of, direct), strict=True))
-            seen = self._seen(name, spec, batches, pool)
+        layouts = list(zip(direct, spread(layout_of, direct), strict=True))
+        seen = self._seen(name, spec, batches)
         read = self.found.get(name)
         lost = [LostFile(f, str(x)) for f, x in [*layouts, *seen] if isinstance(x, UnreadableError)]
         lost += [LostFile(file, reason) for file, reason in (read.broken if read else ())]
@@ -206,7 +205,7 @@ class InputBinder:
             return None
 
     def _seen(
-        self, name: str, spec: InputSpec, batches: list[Batch], pool: ThreadPoolExecutor
+        self, name: str, spec: InputSpec, batches: list[Batch]
     ) -> list[tuple[FileRef, pa.Schema | UnreadableError]]:
         """Columns of what is read front to back: as it was read, or as some of the files show."""
         files = list(dict.fromkeys(file for batch in batches for file in batch.files))
@@ -219,7 +218,7 @@ class InputBinder:
         if len(files) > SNIFF_FILES:
             files = [files[(len(files) - 1) * i // (SNIFF_FILES - 1)] for i in range(SNIFF_FILES)]
         options = _options(spec)
-        return list(zip(files, pool.map(lambda file: schema_of(file, options), files), strict=True))
+        return list(zip(files, spread(lambda file: schema_of(file, options), files), strict=True))
 
     def _row_bits(self, name: str, files: Sequence[FileRef]) -> dict[str, int]:
         """Give every file 24 bits of its own, by a hash of its path; where two agree, the later path hashes again."""

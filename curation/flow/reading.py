@@ -242,18 +242,23 @@ class _Part:
     def _of_pieces(self, file: FileRef) -> Iterator[Block]:
         with closing(open_file(file)) as reader:
             here = [name for name in self.schema.names if name in reader.schema.names]
-            stored = (
-                pa.schema([reader.schema.field(name) for name in here]) if self.job.options.partial else reader.schema
-            )
-            try:
-                wider = unify([self.schema, stored], exact=True)
-            except NoTypeError as error:
-                raise BuildError(f"input '{self.job.input}', {file.path}: {error}") from error
-            if wider != self.schema:
-                raise WidenError(wider, file.path)
+            self._widen(file, reader.schema, here)
             for i in range(len(reader.layout().pieces)):
                 for table in reader.read(i, here):
                     yield Block(table)
+
+    def _widen(self, file: FileRef, stored: pa.Schema, here: list[str]) -> None:
+        """Start the part again where a file has columns or types that it cannot hold."""
+        if stored.equals(self.schema):
+            return
+        if self.job.options.partial:
+            stored = pa.schema([stored.field(name) for name in here])
+        try:
+            wider = unify([self.schema, stored], exact=True)
+        except NoTypeError as error:
+            raise BuildError(f"input '{self.job.input}', {file.path}: {error}") from error
+        if wider != self.schema:
+            raise WidenError(wider, file.path)
 
     def _images(self) -> Iterator[pa.Table]:
         """One row per file."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -17,6 +16,7 @@ from curation.io import remote
 from curation.io.huggingface import hf_files
 from curation.io.manifest import ManifestError, read_manifest
 from curation.io.records import record_suffix
+from curation.io.spread import spread
 from curation.keys import content_key
 
 PROBE_BYTES = 4 << 20
@@ -126,10 +126,7 @@ def find_files(patterns: list[str], *, stated: str | None = None, verify: bool =
                     "identity is made of that path; give the input a `key:` column or read the folders as two inputs"
                 )
             found[relative] = path, look
-    # Looking at a file waits for the disk more than for the processor.
-    with ThreadPoolExecutor(8) as pool:
-        files = list(pool.map(lambda relative: found[relative][1](), sorted(found)))
-    return _of_one_kind(files)
+    return _of_one_kind(spread(lambda relative: found[relative][1](), sorted(found)))
 
 
 def _found(pattern: str, stated: str | None, verify: bool) -> list[tuple[str, str, Callable[[], FileRef]]]:

@@ -412,7 +412,7 @@ def test_many_files__have_row_ids_of_their_own(tmp_path, monkeypatch):
         write(tmp_path / f"data/{i}.parquet", pa.table({"id": [i]}))
     # Nearly all of them collide.
     monkeypatch.setattr(
-        "curation.flow.bind.path_bits", lambda name, path, salt=0: evaluate.path_bits(name, path, salt) % 512
+        "curation.flow.inputs.path_bits", lambda name, path, salt=0: evaluate.path_bits(name, path, salt) % 512
     )
     run(tmp_path, PLAIN % "")
     assert len(set(read(tmp_path / "out").column("_row_id").to_pylist())) == 300
