@@ -136,7 +136,8 @@ def explain(manifest: Manifest, question: str) -> Explanation:
     CurationError
         If it is neither, or no output and no input has the column.
     """
-    return _Inquiry(manifest).answer(question)
+    with closing(_Inquiry(manifest)) as inquiry:
+        return inquiry.answer(question)
 
 
 # Where things are: the manifest names inputs and outputs as the recipe does, so the recipe's directory is looked for.
@@ -333,12 +334,17 @@ class _Inquiry:
             return None
         for file, reason in found.broken:
             self._note(f"{file.path}: {reason}")
-        return found.schema, list(found.chunks)
+        return found.schemas[0][1], list(found.chunks)
 
     @cached_property
     def _folder(self) -> TemporaryDirectory[str]:
-        """Folder for what is read again; removed with the inquiry."""
+        """Folder for what is read again."""
         return TemporaryDirectory(prefix="curation-explain-")
+
+    def close(self) -> None:
+        """Remove what was read again."""
+        if "_folder" in self.__dict__:
+            self._folder.cleanup()
 
     def _row_bits(self, name: str) -> dict[int, str]:
         """Paths of the files of an input by the bits that stand for them in row ids."""

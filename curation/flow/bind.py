@@ -189,8 +189,10 @@ def bind(
         With all problems: files that are missing or unreadable, columns, types, conditions.
     """
     binder = _Binder(recipe)
-    files = {name: each.files for name, each in before.inputs.items()} if before else {}
-    reader = InputBinder(binder.add, recipe.seed, sample, verify, files, found or {})
+    known = before.inputs if before else {}
+    files = {name: each.files for name, each in known.items()}
+    drift = {name: each.drift for name, each in known.items()}
+    reader = InputBinder(binder.add, recipe.seed, sample, verify, files, drift, found or {})
     inputs: dict[str, BoundInput] = {}
     sources: dict[str, Source] = {}
     schemas: dict[str, pa.Schema] = {}

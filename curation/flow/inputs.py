@@ -111,8 +111,8 @@ class InputBinder:
         Called with key path, message and hint of every problem.
     seed, sample, verify
         As in :func:`curation.flow.bind.bind`.
-    files
-        Files that were found before, by input, when the recipe is bound for the second time.
+    files, drift
+        What was found before, by input, when the recipe is bound for the second time.
     found
         What reading front to back has found, by input.
     """
@@ -122,6 +122,7 @@ class InputBinder:
     sample: float
     verify: bool
     files: Mapping[str, tuple[FileRef, ...]]
+    drift: Mapping[str, tuple[str, ...]]
     found: Mapping[str, Found]
     taken: set[int] = field(default_factory=set)
     failed: bool = False
@@ -166,7 +167,7 @@ class InputBinder:
             lost=tuple(lost),
             stored=stored,
             batches=() if read is not None else tuple(batches),
-            drift=tuple(_drift(whole, schemas)),
+            drift=tuple(dict.fromkeys([*self.drift.get(name, ()), *_drift(whole, schemas)])),
         )
         return bound, self._source(name, spec, whole, columns, stored)
 
@@ -214,7 +215,7 @@ class InputBinder:
             if other is not None or not files:
                 self.problem(("inputs", name), "types, delimiter and nulls are for csv and jsonl", "leave them out")
         if name in self.found and files:
-            return [(files[0], self.found[name].schema)]
+            return list(self.found[name].schemas)
         if len(files) > SNIFF_FILES:
             files = [files[(len(files) - 1) * i // (SNIFF_FILES - 1)] for i in range(SNIFF_FILES)]
         options = _options(spec)

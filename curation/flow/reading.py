@@ -313,21 +313,15 @@ def _fitted(table: pa.Table, schema: pa.Schema, file: FileRef) -> pa.Table:
 
 @dataclass(frozen=True)
 class Found:
-    """What reading an input has found: its columns, its chunks, and the files that are not whole, with the reason."""
+    """What reading an input has found: the columns of every part, its chunks, and the files that are not whole."""
 
-    schema: pa.Schema
+    schemas: tuple[tuple[FileRef, pa.Schema], ...]
     chunks: tuple[Chunk, ...]
     broken: tuple[tuple[FileRef, str], ...]
 
 
 def chunks_of_parts(name: str, jobs: Sequence[ReadJob], marks: Sequence[Mark], data: Callable[[str], Path]) -> Found:
-    """Chunks of the parts that jobs have left, and the columns that all of them fit into.
-
-    Raises
-    ------
-    curation.widen.WidenError
-        If two parts have types that no column can hold without loss.
-    """
+    """Chunks of the parts that jobs have left, and the columns of each part."""
     schemas = [pa.ipc.read_schema(pa.BufferReader(base64.b64decode(mark["schema"]))) for mark in marks]
     chunks: list[Chunk] = []
     broken: list[tuple[FileRef, str]] = []
@@ -356,7 +350,8 @@ def chunks_of_parts(name: str, jobs: Sequence[ReadJob], marks: Sequence[Mark], d
             inside = tuple(_overlapping(segments, chunk.start, chunk.stop))
             here = [skip for skip in skips if chunk.start <= skip.start < chunk.stop]
             chunks.append(replace(chunk, segments=inside).without(here))
-    return Found(unify(schemas, exact=True), tuple(chunks), tuple(broken))
+    firsts = [job.batch.files[0] for job in jobs]
+    return Found(tuple(zip(firsts, schemas, strict=True)), tuple(chunks), tuple(broken))
 
 
 def refuse_bad(found: Found) -> None:
