@@ -8,6 +8,7 @@ from importlib import import_module
 NAMES = {
     "filter_write": "filter and write 64M rows, against Polars; memory under --memory 1GB",
     "smote": "SMOTE on 1M x 64, against imbalanced-learn",
+    "text_filter": "JSON lines through a filter to Parquet, against datatrove and Data-Juicer",
     "startup": "--help, cold quickstart, no-op",
 }
 
