@@ -27,13 +27,30 @@ class ManifestError(CurationError):
 
 
 @dataclass(frozen=True)
+class Sidecar:
+    """A file beside a shard that says where its values lie: path below the build directory, bytes and xxh3-128."""
+
+    path: str
+    bytes: int
+    xxh3: str
+
+
+@dataclass(frozen=True)
 class Shard:
-    """One shard file: path below the build directory, rows, bytes and xxh3-128."""
+    """One shard file: path below the build directory, rows, bytes and xxh3-128, and its sidecar where it has one."""
 
     path: str
     rows: int
     bytes: int
     xxh3: str
+    sidecar: Sidecar | None = None
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Shard:
+        """Read an entry of a manifest; keys that a later version has added are not looked at."""
+        beside = content.get("sidecar")
+        sidecar = None if beside is None else Sidecar(beside["path"], beside["bytes"], beside["xxh3"])
+        return cls(content["path"], content["rows"], content["bytes"], content["xxh3"], sidecar)
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,7 @@ class Manifest:
     @property
     def shards(self) -> list[Shard]:
         """Shards in order."""
-        return [Shard(**each) for each in self.content["shards"]]
+        return [Shard.of(each) for each in self.content["shards"]]
 
     @property
     def schema(self) -> pa.Schema:
@@ -69,9 +86,10 @@ class Manifest:
         return None if found is None else self.root / found
 
     def complete(self) -> bool:
-        """Whether all shards are there with the size that the manifest states, and plan, ledger and report, too."""
+        """Whether shards and sidecars are there with the size that the manifest states, and plan, ledger and report."""
         try:
-            whole = all((self.root / s.path).stat().st_size == s.bytes for s in self.shards)
+            files = [file for shard in self.shards for file in (shard, shard.sidecar) if file is not None]
+            whole = all((self.root / file.path).stat().st_size == file.bytes for file in files)
         except OSError:
             return False
         return whole and all((self.root / path).exists() for path in self.content["files"].values())
@@ -100,6 +118,7 @@ def read_manifest(root: Path) -> Manifest:
         raise ManifestError(f"{path}: cannot be read as a manifest: {lacking[0]!r} is missing")
     try:
         named = [*(shard["path"] for shard in content["shards"]), *content["files"].values()]
+        named += [shard["sidecar"]["path"] for shard in content["shards"] if shard.get("sidecar") is not None]
     except (KeyError, TypeError, AttributeError) as error:
         raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from error
     for each in named:
