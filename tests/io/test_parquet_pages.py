@@ -109,7 +109,7 @@ def test_places__of_another_type_are_refused(kind, value):
 
 
 def test_places__of_an_unknown_column_are_refused():
-    with pytest.raises(UnreadableError, match="column 'w': expected text or bytes .*, got none of this name"):
+    with pytest.raises(UnreadableError, match=r"column 'w': expected text or bytes .*, got none of this name"):
         places(by_arrow([b"a"]), "w")
 
 
