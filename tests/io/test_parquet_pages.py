@@ -140,7 +140,7 @@ FOOTER = len(SOUND) - 8 - int.from_bytes(SOUND[-8:-4], "little")
 
 
 @given(st.lists(st.tuples(st.integers(0, FOOTER - 1), st.integers(0, 255)), min_size=1, max_size=6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_places__of_damaged_pages_are_refused_or_inside_the_file(changes):
     raw = bytearray(SOUND)
     for at, value in changes:
@@ -168,7 +168,7 @@ def test_places__of_a_damaged_footer_are_refused_or_inside_the_file(changes):
 
 
 @given(st.binary(max_size=80))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_page_header__of_any_bytes_ends_with_a_header_or_a_named_error(raw):
     try:
         page = page_header(np.frombuffer(raw, np.uint8), 0, len(raw), "here")
