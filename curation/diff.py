@@ -32,7 +32,7 @@ BATCH_ROWS = 65_536
 BATCH_BYTES = 64 << 20
 """Rows that are looked at together, at most, and the bytes that they may have in a Parquet file."""
 
-PART_BYTES = 64 << 20
+PART_BYTES = 32 << 20
 """Size of a file of ids and hashes that is compared at a time."""
 PARTS = 256
 """Such files at most: all are open at a time."""

@@ -282,6 +282,6 @@ def test_erasure__of_no_column_is_refused(tmp_path):
         erasure(a, a, listed(tmp_path), "idd")
 
 
-@pytest.mark.parametrize(("rows", "expected"), [(0, 1), (1000, 1), (3_000_000, 4), (10**10, 256)])
+@pytest.mark.parametrize(("rows", "expected"), [(0, 1), (1000, 1), (3_000_000, 8), (10**10, 256)])
 def test_parts__are_powers_of_two_of_bounded_size(rows, expected):
     assert module._parts(rows, 80) == expected

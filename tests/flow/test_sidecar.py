@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.engine.store import digest_of
+from curation.io import commits
 from curation.io.manifest import read_manifest
 from tests.flow.helpers import digest_tree, people, run, write
 
@@ -103,3 +105,25 @@ def test_build__cleans_sidecars_with_their_generation(built):
     folders = {path.parent.name for path in (built / "out").rglob("*.offsets.arrow")}
     assert len(folders) == 2
     assert first not in folders
+
+
+@pytest.mark.parametrize(
+    ("point", "time"), [("object:written", 4), ("object:named", 3), ("mark:written", 4), ("shard:published", 2)]
+)
+def test_build__stopped_near_a_sidecar_goes_on_to_the_same_bytes(built, monkeypatch, point, time):
+    whole = digest_tree(built / "out")
+    for folder in ("out", "out.work"):
+        shutil.rmtree(built / folder)
+    left = [time]
+
+    def stop(reached):
+        left[0] -= reached == point
+        if not left[0]:
+            raise KeyboardInterrupt(reached)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commits, "hook", stop)
+        with pytest.raises(KeyboardInterrupt, match=point):
+            run(built, RECIPE)
+    run(built, RECIPE)
+    assert digest_tree(built / "out") == whole
