@@ -6,7 +6,7 @@ Columns of a shard are of three kinds:
   PLAIN, never compressed, whatever ``compression`` says, since pictures and latents are compressed already. One
   ``pread`` reads a value.
 * *Long text* (``string``, ``large_string``, ``string_view`` whose values in this shard have ``LONG_TEXT`` bytes or more
-  on average, NULLs apart): PLAIN and without statistics, too, but compressed as asked. Text shrinks to a third, which
+  on average, NULLs apart): PLAIN and without statistics, too, but compressed as asked. Text does shrink, which
   serves whoever reads it through; whoever reads single texts asks for ``compression: none``, and has their places.
 * All others: dictionary, statistics, compressed as asked.
 
