@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from curation.feed.loader import Loader
     from curation.feed.plan import Plan
     from curation.recipe.model import Recipe
+    from curation.rollback import Generation
 
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
@@ -258,6 +259,30 @@ class Build:
 
         found = {name: Build(manifest) for name, manifest in siblings(self.manifest).items()}
         return found | {str(self.manifest.content["output"]): self}
+
+    @property
+    def generations(self) -> list[Generation]:
+        """Generations that stand in the directory, the newest first."""
+        from curation.rollback import generations_of
+
+        return generations_of(self.path)
+
+    def rollback(self, to: str | None = None) -> Build:
+        """Make another generation the current one, and return it; this build stays what it is.
+
+        Parameters
+        ----------
+        to
+            Build id, or the beginning of one; None is the generation before the current one.
+
+        Raises
+        ------
+        CurationError
+            If there is no such generation, or a build holds the output.
+        """
+        from curation.rollback import rollback
+
+        return Build(rollback(self.path, to)[1])
 
     def explain(self, row: int | str) -> Explanation:
         """Say what became of a row.

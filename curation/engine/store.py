@@ -35,8 +35,7 @@ class Store:
         """Done-mark of a job, or ``None`` if it is not done or its data are gone or cut short."""
         try:
             mark: Mark = json.loads(self._path(key, ".json").read_text("utf-8"))
-            data = mark.get("data")
-            if data is not None and self.data(key, data["suffix"]).stat().st_size != data["bytes"]:
+            if any(self.data(key, each["suffix"]).stat().st_size != each["bytes"] for each in _files(mark)):
                 return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -83,8 +82,7 @@ class Store:
 
     def intact(self, key: str, mark: Mark) -> bool:
         """Whether the data still have the hash that their mark states."""
-        data = mark["data"]
-        return digest_of(self.data(key, data["suffix"])) == str(data["xxh3"])
+        return all(digest_of(self.data(key, each["suffix"])) == str(each["xxh3"]) for each in _files(mark))
 
     def forget(self, key: str) -> None:
         """Take a done-mark back."""
@@ -123,6 +121,11 @@ class Store:
         """Remove all finished work; whatever else lies in the folder is not ours."""
         shutil.rmtree(Path(self.root) / "objects", ignore_errors=True)
         (Path(self.root) / "boot").unlink(missing_ok=True)
+
+
+def _files(mark: Mark) -> list[Any]:
+    """What a mark says of its files: the data, and a sidecar where there is one."""
+    return [mark[name] for name in ("data", "sidecar") if mark.get(name) is not None]
 
 
 def digest_of(path: Path) -> str:

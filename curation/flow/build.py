@@ -423,7 +423,14 @@ class _Build:
             )
         link_or_copy(store.data(shard.key, data["suffix"]), root / name)
         commits.reached("shard:published")
-        return {"path": name, "rows": shard.mark["rows"], "bytes": data["bytes"], "xxh3": data["xxh3"]}
+        published = {"path": name, "rows": shard.mark["rows"], "bytes": data["bytes"], "xxh3": data["xxh3"]}
+        sidecar = shard.mark.get("sidecar")
+        if sidecar is None:
+            return published
+        beside = name.removesuffix(data["suffix"]) + sidecar["suffix"]
+        link_or_copy(store.data(shard.key, sidecar["suffix"]), root / beside)
+        commits.reached("shard:published")
+        return published | {"sidecar": {"path": beside, "bytes": sidecar["bytes"], "xxh3": sidecar["xxh3"]}}
 
     def _write_plan(self, folder: Path, output: OutputSpec, feed: FeedSpec, result: OutputResult) -> None:
         seed = self._bound.recipe.seed if feed.seed is None else feed.seed
