@@ -1,7 +1,7 @@
 """JSON lines, zstd, through a length filter to Parquet: ours against datatrove and Data-Juicer on the same text.
 
-Both peers need environments of their own: ``CURATION_BENCH_DATATROVE`` and ``CURATION_BENCH_DATAJUICER`` name the Python
-there; one that is not named is left out. Every side gets the same number of processes.
+Both peers need environments of their own: ``CURATION_BENCH_DATATROVE`` and ``CURATION_BENCH_DATAJUICER`` name the
+Python there; one that is not named is left out. Every side gets the same number of processes.
 """
 
 from __future__ import annotations

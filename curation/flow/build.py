@@ -40,7 +40,6 @@ from curation.io import commits
 from curation.io.atomic import explained, flush, link_or_copy, write_json
 from curation.io.chunks import Chunk
 from curation.io.files import FileRef
-from curation.io.spread import spread
 from curation.io.manifest import (
     FORMAT,
     Manifest,
@@ -51,6 +50,7 @@ from curation.io.manifest import (
     read_manifest,
     schema_text,
 )
+from curation.io.spread import spread
 from curation.recipe.model import FeedSpec, OutputSpec, Recipe
 from curation.report.page import write_report
 
