@@ -22,6 +22,7 @@ from curation.recipe.model import Gate, InputSpec, OutputSpec, Recipe
 from curation.stages import make_stage
 from curation.stages.base import BindError, Coming
 from curation.stages.columns import missing
+from curation.stages.promises import schema_fault
 from curation.types import OWN_COLUMNS, ROW_ID, in_order, with_own
 from curation.versions import versions
 
@@ -213,7 +214,7 @@ class _Binder:
             refs = [*each.sources, *each.sides.values()]
             if any(ref not in schemas for ref in refs):  # a problem further up is reported already
                 continue
-            stage = make_stage(each.use, each.name, each.params, self.recipe.seed)
+            stage = make_stage(each.use, each.name, each.params, self.recipe.seed, each.plugin)
             step = Step(each.use, each.sources, stage, each.sides)
             coming = Coming(
                 flows=tuple(schemas[ref] for ref in each.sources),
@@ -225,6 +226,10 @@ class _Binder:
             except BindError as error:
                 for fault in error.faults:
                     self.add(("stages", each.index, *fault.path), fault.message, fault.hint)
+                continue
+            wrong = next(filter(None, map(schema_fault, out.values())), "") if each.plugin is not None else ""
+            if each.plugin is not None and wrong:
+                self.add(("stages", each.index, "use"), f"the plug-in {each.plugin.origin.target} is wrong: {wrong}")
                 continue
             steps.append(step)
             lineage.add(step)
@@ -392,6 +397,7 @@ def bind(
     files = {name: [[f.relative, f.key] for f in each.files] for name, each in sorted(inputs.items())}
     # The work that is to be done, too: a new version of a method gives another build from the same recipe.
     work = [graph.key(target.ref, {}) for target in targets.values()]
+    work += [plugin.key for plugin in recipe.plugins]
     build_id = content_key("build", in_given_order(recipe.canonical(redacted=False)), stamps, [*work, sample], files)[
         :16
     ]
