@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +14,14 @@ from curation.engine.store import encode
 from curation.hashing import row_hashes
 from curation.io.atomic import dump_json
 from curation.methods.base import Params
-from curation.stages.base import ArtifactStage, BindError, FitStage, Outcome, Stage, State
+from curation.stages.base import ArtifactStage, BindError, Coming, FitStage, Outcome, Stage, State
 from curation.stages.promises import fault_of, schema_fault
 from curation.testing.hands import fit, with_ids
 from curation.testing.hold import calling, hold
 from curation.types import COPY, ROW_ID, copies_of, ids_of
+
+Schemas: TypeAlias = Mapping[str, pa.Schema]
+"""Schema by port."""
 
 PARTITIONS = (1, 2, 7)
 """Numbers of pieces into which the rows are cut."""
@@ -34,8 +37,8 @@ def check_stage(
     Checked are: ``bind`` refuses missing columns and promises the schema that ``apply`` gives; the columns of
     ``needs`` are enough; inputs and state are not changed; an empty chunk passes; every row comes out or is dropped
     with a reason, under its own id; the same rows come out in 1, 2 and 7 pieces, in any order, and again; and the seed
-    has no influence unless ``draws`` says so. The rows that an :class:`ArtifactStage` creates are left to
-    :func:`curation.testing.check_build`.
+    has no influence unless ``draws`` says so. Left to :func:`curation.testing.check_build` are the rows that an
+    :class:`ArtifactStage` creates, and stages with more than one table that comes in.
 
     Parameters
     ----------
@@ -51,7 +54,11 @@ def check_stage(
     ------
     AssertionError
         If it breaks a promise; the message says what to mend.
+    ValueError
+        If more than one table comes in, or the stage needs its artifact to work on a chunk.
     """
+    if params.many or params.sides() or getattr(stage_type, "alters", False):
+        raise ValueError(f"{stage_type.__name__}: expected one table that flows in; use check_build")
     hold(table.num_rows >= 8, f"table: expected at least 8 rows, got {table.num_rows}; add some")
     check = _Check(stage_type, params, with_ids(table), seed, name)
     check.shape()
@@ -86,7 +93,7 @@ class _Check:
     def stage(self, seed: int | None = None) -> Stage[Any]:
         """Stage that is bound, as the build has it."""
         stage = self.fresh(seed)
-        calling("bind: expected to accept the table", stage.bind, self.table.schema)
+        calling("bind: expected to accept the table", _bind, stage, self.table.schema)
         return stage
 
     def shape(self) -> None:
@@ -97,26 +104,27 @@ class _Check:
 
     # What goes in and out
 
-    def bound(self) -> pa.Schema:
-        before = self.table.schema.serialize()
-        out = calling("bind: expected to accept the table", self.fresh().bind, self.table.schema)
-        hold(self.table.schema.serialize().equals(before), "bind: changed the schema that came in; return a new one")
-        fault = schema_fault(out)
-        hold(not fault, fault)
+    def bound(self) -> Schemas:
+        stage = self.fresh()
+        out = calling("bind: expected to accept the table", _bind, stage, self.table.schema)
+        for port in stage.ports:
+            fault = schema_fault(out.get(port))
+            hold(not fault, fault)
         return out
 
-    def refuses_missing(self, out: pa.Schema) -> None:
+    def refuses_missing(self, out: Schemas) -> None:
         """Leave out each column that something else is made of."""
         stage = self.stage()
         for column in _users(self.table.schema.names):
-            used = column in self.needed(stage, frozenset(out.names) - {column}) or column in _fitted(stage)
+            others = frozenset(name for schema in out.values() for name in schema.names) - {column}
+            used = column in self.needed(stage, _wanted(out, others)) or column in _fitted(stage)
             schema = pa.schema([field for field in self.table.schema if field.name != column])
             if used:
                 self._refuses(column, schema)
 
     def _refuses(self, column: str, schema: pa.Schema) -> None:
         try:
-            self.fresh().bind(schema)
+            _bind(self.fresh(), schema)
         except BindError as error:
             options = type(self.params).model_fields
             wrong = [fault.path for fault in error.faults if not fault.path or fault.path[0] not in options]
@@ -133,24 +141,25 @@ class _Check:
             )
 
     @staticmethod
-    def needed(stage: Stage[Any], wanted: frozenset[str]) -> frozenset[str]:
-        found = calling(f"needs: expected an answer for {sorted(wanted)}", stage.needs, wanted)
+    def needed(stage: Stage[Any], wanted: Schemas) -> frozenset[str]:
+        names = {port: frozenset(schema.names) for port, schema in wanted.items()}
+        found = calling(f"needs: expected an answer for {_spoken(wanted)}", stage.needs_from, 0, names)
         hold(isinstance(found, set | frozenset), f"needs: expected a frozenset, got {type(found).__name__}")
         return frozenset(found)
 
     # What becomes of rows
 
-    def whole(self, out: pa.Schema) -> _Result:
+    def whole(self, out: Schemas) -> _Result:
         stage = self.stage()
         state = self._fitted(stage, [self.table])
         outcome = self._applied(stage, self.table, state, out)
         for port, each in outcome.tables.items():
-            extra = sorted(set(each.column_names) - set(out.names))
+            extra = sorted(set(each.column_names) - set(out[port].names))
             hold(not extra, f"apply: gives columns {extra} at port {port!r}, which `bind` has not promised; drop them")
             hold(_distinct(each), f"apply: a row id stands twice at port {port!r}; number the copies in {COPY}")
         return _result(stage, [outcome])
 
-    def empty(self, out: pa.Schema) -> None:
+    def empty(self, out: Schemas) -> None:
         stage = self.stage()
         state = self._fitted(stage, [self.table])
         for none in (self.table.schema.empty_table(), self.table.slice(3, 0)):
@@ -159,20 +168,21 @@ class _Check:
             hold(rows == 0, f"apply: makes {rows} rows of a chunk without rows; a map only passes on what comes in")
             self._fitted(stage, [none, self.table], "a chunk without rows")
 
-    def only_needed(self, out: pa.Schema, expected: _Result) -> None:
+    def only_needed(self, out: Schemas, expected: _Result) -> None:
         """Read only what ``needs`` names: for everything, for each column alone, and for nothing."""
         stage = self.stage()
         state = self._fitted(stage, [self.table])
         own = {ROW_ID, COPY} & set(self.table.column_names)
-        for wanted in [frozenset(out.names), *(frozenset([n]) for n in _users(out.names)), frozenset[str]()]:
+        names = frozenset(name for schema in out.values() for name in schema.names)
+        for some in [names, *(frozenset([name]) for name in _users(sorted(names))), frozenset[str]()]:
+            wanted = _wanted(out, some)
             named = self.needed(stage, wanted)
             unknown = sorted(named - set(self.table.column_names))
-            hold(not unknown, f"needs: names {unknown} for {sorted(wanted)}; name columns as they are before the stage")
+            hold(not unknown, f"needs: names {unknown} for {sorted(some)}; name columns as they are before the stage")
             columns = [n for n in self.table.column_names if n in named | own]
-            schema = pa.schema([field for field in out if field.name in wanted])
-            what = f"only {columns}, which is what `needs` asks for {sorted(wanted)}"
-            outcome = self._applied(stage, self.table.select(columns), state, schema, what)
-            _same(_result(stage, [outcome]), expected, f"with {what}; name every column that it looks at", wanted)
+            what = f"only {columns}, which is what `needs` asks for {_spoken(wanted)}"
+            outcome = self._applied(stage, self.table.select(columns), state, wanted, what)
+            _same(_result(stage, [outcome]), expected, f"with {what}; name every column that it looks at", some)
 
     def partitions(self, expected: _Result) -> None:
         for table in (self.table, _reversed(self.table)):
@@ -181,7 +191,7 @@ class _Check:
                 pieces = _cut(table, count)
                 # A state is merged in the order of the chunks, so that is kept.
                 state = self._fitted(stage, _cut(self.table, count))
-                outcomes = [calling("apply: expected to work on a piece", stage.apply, p, state) for p in pieces]
+                outcomes = [calling("apply: expected to work on a piece", _flow, stage, p, state) for p in pieces]
                 turned = "" if table is self.table else " in reversed order"
                 why = (
                     f"in {count} pieces{turned}; what becomes of a row may depend on the row, its id and the fitted "
@@ -195,7 +205,7 @@ class _Check:
                 continue
             stage = self.stage(seed)
             state = self._fitted(stage, [self.table])
-            outcome = calling("apply: expected to work", stage.apply, self.table, state)
+            outcome = calling("apply: expected to work", _flow, stage, self.table, state)
             again = "a second time; draw from curation.rng by stage name and row id, and keep nothing between calls"
             other = "under another seed; set `draws = True`, so that content keys hold the seed"
             _same(_result(stage, [outcome]), expected, again if seed == self.seed else other)
@@ -208,15 +218,31 @@ class _Check:
         return calling(asked, fit, stage, [piece.select(columns) for piece in pieces])
 
     def _applied(
-        self, stage: Stage[Any], table: pa.Table, state: State, schema: pa.Schema, what: str = "the table"
+        self, stage: Stage[Any], table: pa.Table, state: State, wanted: Schemas, what: str = "the table"
     ) -> Outcome:
         before, state_before = _bytes(table), dump_json(encode(state))
-        outcome = calling(f"apply: expected to work on {what}", stage.apply, table, state)
+        outcome = calling(f"apply: expected to work on {what}", _flow, stage, table, state)
         hold(_bytes(table) == before, "apply: changed the table that came in, which other stages read; work on a copy")
         hold(dump_json(encode(state)) == state_before, "apply: changed the state, which other chunks read; copy it")
-        fault = fault_of(stage, table, outcome, dict.fromkeys(stage.ports, schema))
+        fault = fault_of(stage, [table], outcome, wanted)
         hold(not fault, f"{fault} (on {what})")
         return outcome
+
+
+def _bind(stage: Stage[Any], schema: pa.Schema) -> Schemas:
+    return stage.bind_all(Coming((schema,), {}))
+
+
+def _flow(stage: Stage[Any], table: pa.Table, state: State) -> Outcome:
+    return stage.flow([table], state, None)
+
+
+def _wanted(out: Schemas, names: frozenset[str]) -> Schemas:
+    return {port: pa.schema([f for f in schema if f.name in names]) for port, schema in out.items()}
+
+
+def _spoken(wanted: Schemas) -> str:
+    return str(sorted({name for schema in wanted.values() for name in schema.names}))
 
 
 def _users(names: Iterable[str]) -> list[str]:
