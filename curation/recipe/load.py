@@ -228,6 +228,7 @@ class _Check:
             name = None
         if "name" not in options and plugin is not None and not _NAME.fullmatch(name):
             self.note((*path, "name"), f"field required, since {name!r} cannot be the name of a stage", _NAME_RULE)
+            name = None
         params = None
         if model is not None:
             params = self.part(model, options, path, known=("name", "use", "from"))

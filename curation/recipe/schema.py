@@ -46,7 +46,8 @@ def recipe_schema(*, allow_plugins: bool = False) -> dict[str, Any]:
     output = _as_written(taken(OutputSpec))
     output["properties"]["from"] = _reference(_described(OutputSpec, "source"))
     named = {**output, "properties": output["properties"] | {"feed": {"$ref": "#/$defs/FeedSpec"}}}
-    defs["Stage"] = {"oneOf": [_stage(name, taken(model)) for name, model in methods.items()]}
+    written = {model: taken(model) for model in dict.fromkeys(methods.values())}  # two plug-ins may share theirs
+    defs["Stage"] = {"oneOf": [_stage(name, written[model], model.many) for name, model in methods.items()]}
     if allow_plugins:
         defs["Stage"]["oneOf"].append(_stage_by_module())
     defs["Output"], defs["NamedOutput"] = output, named
@@ -91,14 +92,14 @@ def _plugins() -> dict[str, type[Params]]:
 
 def _stage_by_module() -> dict[str, Any]:
     """Schema of a stage whose options are known only to its module."""
-    stage = _stage("", {"type": "object"})
+    stage = _stage("", {"type": "object"}, many=False)
     use = {"type": "string", "pattern": "^[^:\\s]+:[^:\\s]+$", "description": "a stage of your own, module:Class"}
     return stage | {"title": "module:Class", "properties": stage["properties"] | {"use": use}}
 
 
-def _stage(use: str, params: dict[str, Any]) -> dict[str, Any]:
+def _stage(use: str, params: dict[str, Any], many: bool) -> dict[str, Any]:
     flow = _reference("what it reads: an input, a stage or stage.port; default: the stage before")
-    if params_of(use).many:
+    if many:
         flow = {"type": "array", "minItems": 2, "items": flow, "description": "tables to put together, in order"}
     common = {
         "use": {"const": use, "description": _described(StageSpec, "use")},

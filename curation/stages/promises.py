@@ -46,7 +46,7 @@ def fault_of(stage: Stage[Any], tables: Sequence[pa.Table], outcome: Any, wanted
         if not isinstance(each, pa.Table):
             return f"apply: expected a pyarrow Table at port {port!r}, got {type(each).__name__}"
         if not _has_ids(each.schema):
-            return f"apply: {ROW_ID} (uint64) is missing at port {port!r}; carry it along unchanged"
+            return f"apply: no column {ROW_ID} of type uint64 at port {port!r}; carry it along unchanged"
         for field in wanted.get(port, ()):
             if field.name not in each.column_names:
                 return f"apply: column {field.name!r} is missing at port {port!r}; `bind` has promised it"

@@ -21,8 +21,7 @@ FILES = 3
 WAYS: dict[str, dict[str, Any]] = {
     "serial": {"executor": "serial"},
     "serial, a task for every chunk": {"executor": "serial", "task_bytes": 1},
-    "threads": {"executor": "threads", "workers": 3},
-    "one process, one task": {"executor": "dask", "workers": 1, "task_bytes": 1 << 40},
+    "threads, one task": {"executor": "threads", "workers": 3, "task_bytes": 1 << 40},
     "2 Dask processes": {"executor": "dask", "workers": 2, "task_bytes": 1},
 }
 """Options of the builds that are compared; the first is the one that the others are compared with."""
