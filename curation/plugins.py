@@ -291,6 +291,6 @@ def _version_here(package: str) -> str:
 
 def culprit(error: BaseException) -> str:
     """Target of the plug-in in whose code an error was raised or passed on; empty if there is none."""
-    modules = {target.partition(":")[0]: target for target in _LOADED}
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return next((modules[m] for m in (f.f_globals.get("__name__") for f in reversed(frames)) if m in modules), "")
+    targets = {target.partition(":")[0].partition(".")[0]: target for target in _LOADED}
+    names = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((targets[top] for top in (name.partition(".")[0] for name in reversed(names)) if top in targets), "")

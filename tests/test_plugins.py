@@ -355,6 +355,11 @@ def test_manifest__names_the_plugins(project):
     ]
 
 
+def test_inspect__names_the_plugins(project):
+    curation.build(project, allow_plugins=True)
+    assert "plug-ins    shout:ShoutStage\n" in curate("inspect", project.parent / "out").stdout
+
+
 # Held to its promises while it runs
 
 
