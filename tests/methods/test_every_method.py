@@ -126,10 +126,18 @@ def test_stage__stands_in_the_module_of_its_name(name):
     assert issubclass(stage, FitStage) == (params_of(name).shape != "map")
 
 
-@pytest.mark.parametrize(("name", "options"), [(name, each) for name in STAGES for each in ON_PEOPLE[name]])
+@pytest.mark.parametrize(("name", "options"), [(name, each) for name in ON_PEOPLE for each in ON_PEOPLE[name]])
 def test_stage__keeps_its_promises(name, options):
     stage = import_module(f"curation.stages.{name}").STAGE
     check_stage(stage, params_of(name)(**options), people(200).drop_columns(["id"]))
+
+
+def test_stages__with_one_table_are_all_held_to_the_kit():
+    kinds = {
+        name: (params_of(name)(**EXAMPLES[name]), import_module(f"curation.stages.{name}").STAGE) for name in STAGES
+    }
+    several = {n for n, (p, stage) in kinds.items() if p.many or p.sides() or getattr(stage, "alters", False)}
+    assert ON_PEOPLE.keys() == STAGES.keys() - several
 
 
 @every_stage
