@@ -54,6 +54,7 @@ def build(
     sample: float = 1.0,
     force: bool = False,
     verify_inputs: bool = False,
+    allow_plugins: bool = False,
     output: str | None = None,
     events: Events | None = None,
 ) -> Build:
@@ -81,6 +82,8 @@ def build(
         Throw earlier work away.
     verify_inputs
         Recognise input files by all their bytes.
+    allow_plugins
+        Import and run stages that are not ours: it is code, so only that of people you trust.
     output
         Name of the output that is returned, of a recipe with several; default the first.
     events
@@ -99,7 +102,7 @@ def build(
     from curation.flow.build import BuildOptions
     from curation.flow.build import build as run
 
-    recipe = read_recipe(recipe_path, overrides=overrides, out=out)
+    recipe = read_recipe(recipe_path, overrides=overrides, out=out, allow_plugins=allow_plugins)
     names = [each.name for each in recipe.outputs]
     if output is not None and output not in names:
         raise RecipeError(f"output: expected one of {', '.join(names)}, got {output!r}")
@@ -137,6 +140,7 @@ def read_recipe(
     *,
     overrides: Sequence[str] = (),
     out: str | os.PathLike[str] | None = None,
+    allow_plugins: bool = False,
 ) -> Recipe:
     """Load a recipe, with the path of its single output replaced by ``out`` (relative to the current directory).
 
@@ -149,14 +153,15 @@ def read_recipe(
     """
     from curation.recipe.load import load_recipe
 
-    recipe = load_recipe(path, overrides=overrides)
+    recipe = load_recipe(path, overrides=overrides, allow_plugins=allow_plugins)
     if out is None:
         return recipe
     if len(recipe.outputs) > 1 or recipe.outputs[0].name != "output":
         changes = " ".join(f"--set outputs.{each.name}.path=DIR" for each in recipe.outputs)
         raise RecipeError(f"{recipe.file}: --out is for recipes with `output:`; here say {changes}")
     target = str(Path(out).absolute())
-    load_recipe(path, overrides=[*overrides, f"output.path={target}"])  # refuses a path that holds an input
+    # Refuses a path that holds an input.
+    load_recipe(path, overrides=[*overrides, f"output.path={target}"], allow_plugins=allow_plugins)
     return recipe.model_copy(update={"outputs": (recipe.outputs[0].model_copy(update={"path": target}),)})
 
 

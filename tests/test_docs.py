@@ -32,6 +32,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs/examples").glob("*/README.md")),
     *sorted((ROOT / "data").glob("*.md")),
     *sorted((ROOT / "pipelines").rglob("*.md")),
 ]

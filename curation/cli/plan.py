@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 @options.place_options
 @options.set_option
 @options.sample_option
-def command(recipe: str, overrides: tuple[str, ...], out: str | None, **given: Any) -> None:
+@options.plugin_option
+def command(recipe: str, overrides: tuple[str, ...], out: str | None, allow_plugins: bool, **given: Any) -> None:
     """Show the passes of a build of RECIPE with upper bounds of rows, jobs, memory and disk; compute nothing.
 
     Ends with exit code 3 if the build would be refused.
@@ -41,7 +42,7 @@ def command(recipe: str, overrides: tuple[str, ...], out: str | None, **given: A
     from curation.flow.build import BuildOptions, work_folder
     from curation.flow.estimate import estimate, refuse
 
-    loaded = read_recipe(recipe, overrides=overrides, out=out)
+    loaded = read_recipe(recipe, overrides=overrides, out=out, allow_plugins=allow_plugins)
     work = given.pop("work")
     run = BuildOptions(work=None if work is None else Path(work).absolute(), **given)
     bound = bind(loaded, sample=run.sample)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 )
 @options.recipe_argument
 @options.set_option
-def command(recipe: str, overrides: tuple[str, ...]) -> None:
+@options.plugin_option
+def command(recipe: str, overrides: tuple[str, ...], allow_plugins: bool) -> None:
     """Check RECIPE against its data: keys, files, columns, types and SQL; all problems are shown in one go."""
     from pathlib import Path
 
@@ -27,7 +28,7 @@ def command(recipe: str, overrides: tuple[str, ...]) -> None:
     from curation.flow.bind import bind
 
     notes: list[str] = []
-    bound = bind(read_recipe(recipe, overrides=overrides), note=notes.append)
+    bound = bind(read_recipe(recipe, overrides=overrides, allow_plugins=allow_plugins), note=notes.append)
     for note in notes:
         click.echo(f"note: {note}", err=True)
     inputs = ", ".join(f"{name} {_rows(each)}" for name, each in bound.inputs.items())

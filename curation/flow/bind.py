@@ -19,6 +19,7 @@ from curation.recipe.model import Gate, OutputSpec, Recipe
 from curation.stages import make_stage
 from curation.stages.base import BindError, Coming
 from curation.stages.columns import missing
+from curation.stages.promises import schema_fault
 from curation.versions import versions
 
 
@@ -59,7 +60,7 @@ class _Binder:
             refs = [*each.sources, *each.sides.values()]
             if any(ref not in schemas for ref in refs):  # a problem further up is reported already
                 continue
-            stage = make_stage(each.use, each.name, each.params, self.recipe.seed)
+            stage = make_stage(each.use, each.name, each.params, self.recipe.seed, each.plugin)
             step = Step(each.use, each.sources, stage, each.sides)
             coming = Coming(
                 flows=tuple(schemas[ref] for ref in each.sources),
@@ -71,6 +72,10 @@ class _Binder:
             except BindError as error:
                 for fault in error.faults:
                     self.add(("stages", each.index, *fault.path), fault.message, fault.hint)
+                continue
+            wrong = next(filter(None, map(schema_fault, out.values())), "") if each.plugin is not None else ""
+            if each.plugin is not None and wrong:
+                self.add(("stages", each.index, "use"), f"the plug-in {each.plugin.origin.target} is wrong: {wrong}")
                 continue
             steps.append(step)
             lineage.add(step)
@@ -222,6 +227,7 @@ def bind(
     stamps_of_files = {name: [[f.relative, f.key] for f in each.files] for name, each in sorted(inputs.items())}
     # The work that is to be done, too: a new version of a method gives another build from the same recipe.
     work = [graph.key(target.ref, {}) for target in targets.values()]
+    work += [plugin.key for plugin in recipe.plugins]
     written = in_given_order(recipe.canonical(redacted=False))
     build_id = content_key("build", written, stamps, [*work, sample], stamps_of_files)[:16]
     outputs = {output.name: output for output in recipe.outputs}

@@ -227,7 +227,7 @@ def make_executor(bound: Bound, options: BuildOptions, work: Path) -> Executor:
         work.mkdir(parents=True, exist_ok=True)
     executor = DaskExecutor(workers, address=options.scheduler)
     try:
-        executor.probe(work, bound.versions)
+        executor.probe(work, bound.versions, bound.recipe.plugins)
     except BaseException:
         executor.close()
         raise
@@ -386,6 +386,7 @@ class _Build:
                 "seed": self._bound.recipe.seed,
                 "recipe": self._bound.recipe.canonical(),
                 "versions": dict(self._bound.versions),
+                "plugins": [plugin.record() for plugin in self._bound.recipe.plugins],
                 "sample": self._bound.sample,
                 "inputs": accounts["inputs"],
                 "stages": accounts["stages"],

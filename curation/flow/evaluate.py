@@ -23,6 +23,7 @@ from curation.io.chunks import Chunk, ChunkReader
 from curation.keys import content_key
 from curation.rng import stream_key, uniform
 from curation.stages.base import ArtifactStage, Drop, Piece, Tables
+from curation.stages.promises import fault_of
 from curation.tables import keep
 from curation.types import COPY, OWN_COLUMNS, ROW_BITS, ROW_ID, Ids, copies_of, ids_of
 from curation.widen import WidenError, fit
@@ -308,6 +309,10 @@ class _Evaluator:
             outcome = step.stage.flow(tables, state, None if artifact is None else Tables(self._store, artifact))
         except ExpressionError as error:
             raise BuildError(f"stage '{name}': {error}") from error
+        if step.stage.code:
+            fault = fault_of(step.stage, [each for each in tables if each is not None], outcome, self._wanted(step))
+            if fault:
+                raise BuildError(f"stage '{name}': the plug-in {type(step.stage).__qualname__} is wrong: {fault}")
         flow = result.flows.setdefault(name, Flow())
         flow.into += sum(table.num_rows for table in tables if table is not None)
         flow.created += outcome.created
@@ -317,3 +322,13 @@ class _Evaluator:
         for drop in outcome.drops:
             flow.dropped[drop.reason] = flow.dropped.get(drop.reason, 0) + len(drop.row_id)
             result.drops.append((name, drop))
+
+    def _wanted(self, step: Step) -> dict[str, pa.Schema]:
+        """Columns that must come out of each port that is read."""
+        needs, schemas = self._view.needs, self._view.graph.schemas
+        refs = {port: step.ref(port) for port in step.stage.ports}
+        return {
+            port: pa.schema([field for field in schemas[ref] if field.name in needs[ref]])
+            for port, ref in refs.items()
+            if ref in needs
+        }

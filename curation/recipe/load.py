@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from curation.errors import Problem, RecipeError
 from curation.methods import FEEDS, STAGES, params_of
 from curation.methods.base import Params
+from curation.plugins import Plugin, PluginError, find, installed, load
 from curation.recipe.faults import validated
 from curation.recipe.model import OUTPUT, FeedSpec, Gate, InputSpec, OutputSpec, Recipe, StageSpec
-from curation.recipe.source import KeyPath, Source, nearest, read_source
+from curation.recipe.source import KeyPath, Source, default_name, nearest, read_source
 from curation.recipe.sql import expression_faults, input_expressions, stage_expressions
 
 M = TypeVar("M", bound=BaseModel)
@@ -27,7 +28,11 @@ _NAME_RULE = "letters, digits, '_' and '-', not a digit or '-' first"
 
 
 def load_recipe(
-    path: str | os.PathLike[str], *, overrides: Sequence[str] = (), env: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    allow_plugins: bool = False,
 ) -> Recipe:
     """Load a recipe and check all that can be checked without data.
 
@@ -39,6 +44,8 @@ def load_recipe(
         Changes such as ``stages.rare.k=7``, as ``--set`` takes them.
     env
         Variables that ``${VAR}`` stands for; default: the environment.
+    allow_plugins
+        Import stages that are not ours, which runs their code.
 
     Raises
     ------
@@ -54,7 +61,8 @@ def load_recipe(
         reason = "not UTF-8 text" if isinstance(error, UnicodeError) else error
         raise RecipeError(f"{file}: cannot be read: {reason}") from None
     source, problems = read_source(text, file=file, overrides=overrides, env=os.environ if env is None else env)
-    check = _Check(source, root=os.path.dirname(os.path.abspath(file)), problems=list(problems))
+    root = os.path.dirname(os.path.abspath(file))
+    check = _Check(source, root=root, allow_plugins=allow_plugins, problems=list(problems))
     recipe = check.recipe()
     if recipe is None:
         unread = {(p.file, p.line, p.path) for p in problems}  # what follows from these says nothing new
@@ -88,6 +96,7 @@ class _Stage:
     use: str | None = None
     name: str | None = None
     params: Params | None = None
+    plugin: Plugin | None = None
 
     @property
     def path(self) -> KeyPath:
@@ -104,6 +113,7 @@ class _Check:
 
     source: Source
     root: str
+    allow_plugins: bool
     problems: list[Problem] = field(default_factory=list)
 
     def note(self, path: KeyPath, message: str, hint: str = "") -> None:
@@ -147,6 +157,7 @@ class _Check:
                 sides=sides.get(s.name, {}),
                 params=s.params,
                 index=s.index,
+                plugin=s.plugin,
             )
             for s in order
             if s.name is not None and s.use is not None and s.params is not None
@@ -211,22 +222,46 @@ class _Check:
             self.note(path, f"expected a mapping of options, got {self.source.shown(options, path)}", "use: METHOD")
             return _Stage(index, {})
         use = options.get("use")
-        if use is None:
-            self.note((*path, "use"), "field required", f"methods: {', '.join(sorted(STAGES))}")
-        elif use not in STAGES if isinstance(use, str) else True:
-            self.note(
-                (*path, "use"),
-                f"unknown method, got {self.source.shown(use, (*path, 'use'))}",
-                _method_hint(use),
-            )
-            use = None
-        name = options.get("name", options.get("use"))
+        model, plugin = self.method(use, (*path, "use"))
+        name = options.get("name", default_name(use))
         if "name" in options and not self.good_name(name, (*path, "name"), "the name of a stage"):
             name = None
+        if "name" not in options and plugin is not None and not _NAME.fullmatch(name):
+            self.note((*path, "name"), f"field required, since {name!r} cannot be the name of a stage", _NAME_RULE)
+            name = None
         params = None
-        if use is not None:
-            params = self.part(params_of(use), options, path, known=("name", "use", "from"))
-        return _Stage(index, options, use, name if isinstance(name, str) else None, params)
+        if model is not None:
+            params = self.part(model, options, path, known=("name", "use", "from"))
+        use = None if model is None else use
+        return _Stage(index, options, use, name if isinstance(name, str) else None, params, plugin)
+
+    def method(self, use: Any, path: KeyPath) -> tuple[type[Params] | None, Plugin | None]:
+        """Find the options of what a `use` names, and the plug-in if it is one; None after noting a problem."""
+        if use is None:
+            self.note(path, "field required", f"methods: {', '.join(sorted(STAGES))}")
+            return None, None
+        if isinstance(use, str) and use in STAGES:
+            return params_of(use), None
+        try:
+            plugin = self.plugin(use) if isinstance(use, str) and use not in FEEDS else None
+        except PluginError as error:
+            self.note(path, str(error), error.hint)
+            return None, None
+        if plugin is None:
+            self.note(path, f"unknown method, got {self.source.shown(use, path)}", _method_hint(use))
+            return None, None
+        return plugin.params, plugin
+
+    def plugin(self, use: str) -> Plugin | None:
+        origin = find(use)
+        if origin is None:
+            return None
+        if not self.allow_plugins:
+            raise PluginError(
+                f"'{use}' is a plug-in of {origin}; plug-ins run code, allow them with --allow-plugins",
+                "in Python: allow_plugins=True; do so only if you trust its author",
+            )
+        return load(origin, self.root)
 
     # --- the graph
 
@@ -458,7 +493,7 @@ def _list(value: Any) -> Sequence[Any]:
 def _method_hint(use: Any) -> str:
     if use in FEEDS if isinstance(use, str) else False:
         return f"'{use}' is an option of `feed`"
-    return nearest(str(use), sorted(STAGES))
+    return nearest(str(use), sorted({*STAGES, *installed()}))
 
 
 def _references(stages: Iterable[_Stage]) -> list[str]:

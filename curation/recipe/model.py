@@ -19,6 +19,7 @@ from pydantic import (
 
 from curation.errors import Problem
 from curation.methods.base import Params
+from curation.plugins import Plugin
 from curation.recipe.source import KeyPath, Source
 
 OUTPUT = "output"
@@ -113,6 +114,7 @@ class StageSpec(_Spec):
     sides: dict[str, str] = Field(default={}, description="what it looks things up in, by option")
     params: SerializeAsAny[Params] = Field(description="options of the method")
     index: int = Field(description="place in the recipe, counted from 0")
+    plugin: Plugin | None = Field(default=None, description="the code of a stage that is not ours")
 
 
 class Gate(_Spec):
@@ -355,6 +357,12 @@ class Recipe(_Spec):
             if stage.name == name:
                 return stage
         raise KeyError(name)
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """Plug-ins that the stages use, each once, by name."""
+        found = {stage.use: stage.plugin for stage in self.stages if stage.plugin is not None}
+        return tuple(found[use] for use in sorted(found))
 
     def canonical(self, *, redacted: bool = True) -> dict[str, Any]:
         """Return the effective recipe as plain data for JSON: defaults filled in, paths as they were written.

@@ -98,6 +98,12 @@ class Stage(ABC, Generic[P]):
     draws: ClassVar[bool] = False
     """Whether the stage draws at random, so that its result depends on the seed."""
 
+    params_type: ClassVar[type[Params]]
+    """Class of the options; stated by plug-ins alone, since the registry knows that of our own stages."""
+
+    code: str = ""
+    """Content key of the code of a plug-in, set by the build; our own code is known by its version."""
+
     def __init__(self, name: str, params: P, seed: int) -> None:
         self.name = name
         self.params = params
@@ -114,7 +120,9 @@ class Stage(ABC, Generic[P]):
     def key(self, use: str) -> str:
         """Content key of what the stage does, apart from its input."""
         options = in_given_order(self.params.model_dump(mode="json"))
-        return content_key("stage", use, self.params.version, self.name, options, self.seed if self.draws else None)
+        seed = self.seed if self.draws else None
+        code = [self.code] if self.code else []
+        return content_key("stage", use, self.params.version, self.name, options, seed, *code)
 
     @abstractmethod
     def bind(self, schema: pa.Schema) -> pa.Schema:
