@@ -16,6 +16,7 @@ STAGES: dict[str, str] = {
     "select": "curation.methods.select:Select",
     "smote": "curation.methods.smote:Smote",
     "split": "curation.methods.split:Split",
+    "text_stats": "curation.methods.text_stats:TextStats",
 }
 """Methods of ``stages:`` (``use: NAME``)."""
 

@@ -25,6 +25,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "select": {"drop": ["a"]},
     "smote": {"label": "a", "features": ["b"]},
     "split": {"shares": {"a": 1.0}},
+    "text_stats": {"column": "a"},
     "cooldown": {},
     "rs2": {"fraction": 0.5},
     "temperature": {},
