@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 STAGES: dict[str, str] = {
     "derive": "curation.methods.derive:Derive",
     "filter": "curation.methods.filter:Filter",
+    "image_stats": "curation.methods.image_stats:ImageStats",
     "rename": "curation.methods.rename:Rename",
     "sample": "curation.methods.sample:Sample",
     "select": "curation.methods.select:Select",

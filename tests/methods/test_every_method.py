@@ -20,6 +20,7 @@ HEADINGS = ["What", "Formula", "Inputs / outputs", "Cost", "Use when", "Do not u
 EXAMPLES: dict[str, dict[str, Any]] = {
     "derive": {"columns": {"a": "b"}},
     "filter": {"where": "a > 1"},
+    "image_stats": {"column": "a"},
     "rename": {"columns": {"a": "b"}},
     "sample": {"n": 1},
     "select": {"drop": ["a"]},
