@@ -22,6 +22,7 @@ from curation.api import build
 from curation.cli.main import VERBS, cli
 from curation.expressions import FUNCTIONS
 from curation.methods import FEEDS, METHODS, STAGES, params_of
+from curation.methods.bucket import AspectBuckets, LengthBuckets
 from curation.methods.sample import LongTail
 from curation.recipe.load import load_recipe
 from curation.recipe.model import CooldownSpec, FeedSpec, Gate, InputSpec, Mixture, OutputSpec, SubsetSpec
@@ -151,6 +152,8 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "mixture": (Mixture, set()),
     "cooldown": (CooldownSpec, set()),
     "subset": (SubsetSpec, set()),
+    "bucket aspect": (AspectBuckets, set()),
+    "bucket length": (LengthBuckets, set()),
     **{name: (params_of(name), set()) for name in STAGES},
 }
 

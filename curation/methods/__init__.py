@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from curation.methods.base import Params
 
 STAGES: dict[str, str] = {
+    "bucket": "curation.methods.bucket:Bucket",
     "derive": "curation.methods.derive:Derive",
     "filter": "curation.methods.filter:Filter",
     "image_stats": "curation.methods.image_stats:ImageStats",

@@ -98,7 +98,7 @@ def laplacian_variance(luma: NDArray[np.uint8], *, size: int = 512) -> float:
     luma : (height, width)
         Luma, 0 .. 255.
     size
-        Longest side at which the image is looked at [pixels]: a larger one is reduced to the means of square blocks, the
+        Longest side at which the image is looked at [pixels]: a larger one is reduced to means of square blocks, the
         smallest that suffice; the rest of less than a block at the right and lower edge is left out.
 
     Returns
