@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from curation._jit import njit
-from curation.methods.base import Params
+from curation.methods.base import Params, checked_names
 
 _MOST_EDGES = 1000
 
@@ -36,6 +36,11 @@ class AspectBuckets(BaseModel):
         default=[], description="further columns: width and height of the bucket, share of the area that is cropped"
     )
 
+    @field_validator("add", mode="before")
+    @classmethod
+    def _known_and_once(cls, add: Any) -> Any:
+        return checked_names(add, ("width", "height", "crop"))
+
     @model_validator(mode="after")
     def _some_bucket(self) -> AspectBuckets:
         if len(aspect_buckets(self.area, self.step, self.max_aspect)) == 0:
@@ -43,8 +48,6 @@ class AspectBuckets(BaseModel):
                 f"area: expected room for a bucket of step {self.step} and aspect <= {self.max_aspect:g}, "
                 f"got {self.area}; lower step or raise max_aspect"
             )
-        if len(set(self.add)) < len(self.add):
-            raise ValueError(f"add: expected each name once, got {self.add}; drop the second")
         return self
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from curation._jit import njit
-from curation.methods.base import Params
+from curation.methods.base import Params, checked_names
 
 ImageStat: TypeAlias = Literal[
     "width",
@@ -38,17 +38,14 @@ class ImageStats(Params):
     prefix: str | None = Field(
         default=None, description="what the names of the new columns begin with; default: the column's name and '_'"
     )
-    on_error: Literal["error"] | None = Field(
+    on_error: Literal["error", None] = Field(
         default="error", description="an image that cannot be read: error ends the build, null gives NULLs"
     )
 
-    @field_validator("stats")
+    @field_validator("stats", mode="before")
     @classmethod
-    def _each_once(cls, stats: list[ImageStat] | None) -> list[ImageStat] | None:
-        twice = [name for i, name in enumerate(stats or ()) if name in (stats or ())[:i]]
-        if twice:
-            raise ValueError(f"expected each statistic once, got {twice[0]!r} twice")
-        return stats
+    def _known_and_once(cls, stats: Any) -> Any:
+        return checked_names(stats, ALL)
 
     def names(self) -> dict[str, ImageStat]:
         """Statistic by the name of the column it fills."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from curation._jit import njit
-from curation.methods.base import Params
+from curation.methods.base import Params, checked_names
 
 TextStat: TypeAlias = Literal[
     "chars",
@@ -59,13 +59,10 @@ class TextStats(Params):
         default=None, description="what the names of the new columns begin with; default: the column's name and '_'"
     )
 
-    @field_validator("stats")
+    @field_validator("stats", mode="before")
     @classmethod
-    def _each_once(cls, stats: list[TextStat] | None) -> list[TextStat] | None:
-        twice = [name for i, name in enumerate(stats or ()) if name in (stats or ())[:i]]
-        if twice:
-            raise ValueError(f"expected each statistic once, got {twice[0]!r} twice")
-        return stats
+    def _known_and_once(cls, stats: Any) -> Any:
+        return checked_names(stats, ALL)
 
     def names(self) -> dict[str, TextStat]:
         """Statistic by the name of the column it fills."""

@@ -31,8 +31,9 @@ tables = st.sampled_from(
 )
 
 
-def columns(pairs: Any) -> Any:
-    return np.array(pairs, np.int64).T.copy()
+def columns(pairs: Any) -> tuple[Any, Any]:
+    width, height = np.array(pairs, np.int64).T.copy()
+    return width, height
 
 
 def distance(w, h, bucket):
@@ -64,12 +65,12 @@ def test_aspect_buckets__hold_the_usual_sizes_of_trainers():
 @given(sizes, tables)
 def test_nearest_aspect__parity_with_exact_fractions(pairs, of):
     buckets = aspect_buckets(*of)
-    assert nearest_aspect(*columns(pairs), buckets=buckets).tolist() == [nearest(w, h, buckets) for w, h in pairs]
+    assert nearest_aspect(*columns(pairs), buckets).tolist() == [nearest(w, h, buckets) for w, h in pairs]
 
 
 def test_nearest_aspect__of_a_tie_is_the_smaller_width():
     buckets = np.array([[64, 128], [128, 64]])
-    assert nearest_aspect(*columns([(7, 7), (8, 7), (7, 8), (40_000, 40_000)]), buckets=buckets).tolist() == [
+    assert nearest_aspect(*columns([(7, 7), (8, 7), (7, 8), (40_000, 40_000)]), buckets).tolist() == [
         0,
         1,
         0,
@@ -78,7 +79,7 @@ def test_nearest_aspect__of_a_tie_is_the_smaller_width():
 
 
 def test_nearest_aspect__of_a_bucket_is_itself():
-    assert nearest_aspect(*columns(USUAL), buckets=USUAL).tolist() == list(range(len(USUAL)))
+    assert nearest_aspect(*columns(USUAL), USUAL).tolist() == list(range(len(USUAL)))
 
 
 def test_nearest_aspect__refuses_a_size_of_nothing():
@@ -107,7 +108,7 @@ def test_unscaled_aspect__is_the_first_rung_that_is_filled(pairs, of):
                 break
             first += len(rung)
         expected.append(found)
-    assert unscaled_aspect(*columns(pairs), ladder=ladder).tolist() == expected
+    assert unscaled_aspect(*columns(pairs), ladder).tolist() == expected
 
 
 @given(sizes)

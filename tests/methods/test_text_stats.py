@@ -114,6 +114,12 @@ def test_text_stats__parity_of_every_code_point():
     np.testing.assert_array_equal(found["alpha_share"], np.where(kinds, 1.0, 2 / 3))
 
 
+@pytest.mark.parametrize("space", [c for c in map(chr, range(0x110000)) if c.isspace()])
+def test_text_stats__of_many_words_apart_by_any_whitespace(space):
+    found = measured(f"a{space}" * 3000, ["words", "unique_word_share", "top_4gram_char_share"])
+    assert found == {"words": 3000, "unique_word_share": 1 / 3000, "top_4gram_char_share": 1.0}
+
+
 @pytest.mark.parametrize("text", ["", " ", "\n \n"])
 def test_text_stats__of_no_words_have_no_words_to_divide_by(text):
     found = measured(text)
@@ -190,7 +196,14 @@ def test_text_stats__names_begin_with_the_column_or_the_prefix():
 
 
 @pytest.mark.parametrize(
-    ("stats", "message"), [([], "at least 1 item"), (["words"] * 2, "'words' twice"), (["x"], "should be")]
+    ("stats", "message"),
+    [
+        ([], "at least 1 item"),
+        (["words"] * 2, "'words' twice"),
+        (["word"], "no name 'word'; did you mean 'words'"),
+        (["x"], "there are chars, words"),
+        ([1], "should be"),
+    ],
 )
 def test_text_stats__refuses_bad_lists(stats, message):
     with pytest.raises(ValidationError, match=message):
