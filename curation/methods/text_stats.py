@@ -93,6 +93,7 @@ class TextStats(Params):
 _GRAMS = 17  # the tally of n-grams stands at _GRAMS + n: distinct words for n = 1, then characters
 _TOP = 4  # up to this n the most frequent n-gram counts, above it every repeated one
 _LONGEST_GRAM = 10
+_LONGEST_TEXT = (1 << 31) - 2  # counts within a text are held in 32 bits [bytes]
 _TALLIES = _GRAMS + _LONGEST_GRAM + 1
 
 _RATIOS: dict[TextStat, tuple[int, int]] = {
@@ -177,7 +178,7 @@ def text_stats(
     Raises
     ------
     ValueError
-        If the offsets do not ascend inside the data, or a name is not known.
+        If the offsets do not ascend inside the data, a text has 2 GiB or more, or a name is not known.
 
     Source
     ------
@@ -188,6 +189,8 @@ def text_stats(
         raise ValueError(f"stats: expected names of ALL, got {unknown[0]!r}; see cards/text_stats.md")
     if len(offsets) == 0 or offsets[0] < 0 or offsets[-1] > len(data) or (np.diff(offsets) < 0).any():
         raise ValueError(f"offsets: expected n + 1 ascending numbers within 0 .. {len(data)}; end with the last byte")
+    if len(offsets) > 1 and (longest := int(np.diff(offsets).max())) > _LONGEST_TEXT:
+        raise ValueError(f"offsets: expected texts of at most {_LONGEST_TEXT} bytes, got {longest}; split the text")
     grams = [tally - _GRAMS for tally, _ in (_RATIOS[name] for name in stats if name in _RATIOS) if tally > _GRAMS]
     lines = any(name.startswith("duplicate_line") for name in stats)
     tallies = np.zeros((_TALLIES, len(offsets) - 1), np.int64)
@@ -226,16 +229,13 @@ def _tally(
     lines: bool,
     tallies: NDArray[np.int64],
 ) -> None:
-    size = 1024
-    words, ends, breaks = _scratch(size)
-    table = _table(size)
+    most = 1
+    for i in range(offsets.shape[0] - 1):
+        most = max(most, _most_words(data, offsets[i], offsets[i + 1]))
+    words, ends, breaks = _scratch(most)
+    table = _table(most if lines or longest_gram > 0 else 1)
     row = np.zeros(tallies.shape[0], np.int64)
     for i in range(offsets.shape[0] - 1):
-        most = _most_words(data, offsets[i], offsets[i + 1])
-        if most > size:
-            size = 2 * most
-            words, ends, breaks = _scratch(size)
-            table = _table(size)
         row[:] = 0
         _scan(data, offsets[i], offsets[i + 1], classes, words, ends, breaks, row)
         if lines:
@@ -256,9 +256,9 @@ def _most_words(data: NDArray[np.uint8], at: int, end: int) -> int:
 
 
 @njit()
-def _scratch(n: int) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
+def _scratch(n: int) -> tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.int32]]:
     """Of each word its hash and the non-space characters up to its end (after a 0); of each line the words so far."""
-    return np.empty(n, np.uint64), np.zeros(n + 1, np.int64), np.empty(n + 1, np.int64)
+    return np.empty(n, np.uint64), np.zeros(n + 1, np.int32), np.empty(n + 1, np.int32)
 
 
 @njit()
@@ -268,8 +268,8 @@ def _scan(
     end: int,
     classes: NDArray[np.uint8],
     words: NDArray[np.uint64],
-    ends: NDArray[np.int64],
-    breaks: NDArray[np.int64],
+    ends: NDArray[np.int32],
+    breaks: NDArray[np.int32],
     row: NDArray[np.int64],
 ) -> None:
     """Go through one text: characters, words and lines."""
@@ -380,18 +380,18 @@ def _table(n: int) -> tuple[NDArray[Any], ...]:
         np.empty(size, np.uint64),
         np.empty(size, np.int32),
         np.empty(size, np.int32),
-        np.empty(size, np.int64),
-        np.empty(size // 2, np.uint64),
-        np.empty(size // 2, np.int32),
-        np.empty(size // 2, np.int32),
+        np.empty(size, np.int32),
+        np.empty(n, np.uint64),
+        np.empty(n, np.int32),
+        np.empty(n, np.int32),
     )
 
 
 @njit()
 def _slots(n: int) -> int:
-    """Slots of a table for n keys: a power of 2, half of them free."""
+    """Slots of a table for n keys: a power of 2, a third of them free."""
     size = 2
-    while size < 2 * n:
+    while 2 * size < 3 * n:
         size *= 2
     return size
 
@@ -410,8 +410,8 @@ def _slot(keys: NDArray[np.uint64], counts: NDArray[np.int32], mask: int, key: n
 @njit()
 def _repeated_lines(
     words: NDArray[np.uint64],
-    ends: NDArray[np.int64],
-    breaks: NDArray[np.int64],
+    ends: NDArray[np.int32],
+    breaks: NDArray[np.int32],
     table: tuple[NDArray[Any], ...],
     row: NDArray[np.int64],
 ) -> None:
@@ -432,7 +432,7 @@ def _repeated_lines(
 @njit()
 def _repeated_grams(
     words: NDArray[np.uint64],
-    ends: NDArray[np.int64],
+    ends: NDArray[np.int32],
     longest: int,
     table: tuple[NDArray[Any], ...],
     row: NDArray[np.int64],
