@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from curation._jit import njit
-from curation.methods.base import Params, checked_names
+from curation.methods.base import Params
+from curation.methods.names import checked_names
 
 ImageStat: TypeAlias = Literal[
     "width",

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from curation._jit import njit
-from curation.methods.base import Params, checked_names
+from curation.methods.base import Params
+from curation.methods.names import checked_names
 
 TextStat: TypeAlias = Literal[
     "chars",
