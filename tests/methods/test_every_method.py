@@ -19,13 +19,16 @@ from tests.flow.helpers import people
 
 HEADINGS = ["What", "Formula", "Inputs / outputs", "Cost", "Use when", "Do not use when", "Source", "Checked against"]
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "bucket": {"length": {"column": "a", "edges": [1, 2]}},
     "derive": {"columns": {"a": "b"}},
     "filter": {"where": "a > 1"},
+    "image_stats": {"column": "a"},
     "rename": {"columns": {"a": "b"}},
     "sample": {"n": 1},
     "select": {"drop": ["a"]},
     "smote": {"label": "a", "features": ["b"]},
     "split": {"shares": {"a": 1.0}},
+    "text_stats": {"column": "a"},
     "cooldown": {},
     "rs2": {"fraction": 0.5},
     "temperature": {},
