@@ -35,6 +35,7 @@ def estimate(bound: Bound) -> list[Line]:
     jobs = sum(len(each.chunks) + len(each.batches) for each in bound.inputs.values())
     size = sum(each.about_bytes for each in bound.inputs.values())
     memory = max((chunk_memory(c) for each in bound.inputs.values() for c in each.chunks), default=0)
+    memory += bound.graph.beside
     smaller = "write the input with smaller row groups"
     for name, each in bound.inputs.items():
         if each.batches:

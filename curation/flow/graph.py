@@ -111,6 +111,11 @@ class Graph(CarriesSchemas):
     schemas: Mapping[str, pa.Schema]
     root_key: str  # versions of the libraries, so that their change reruns everything
 
+    @property
+    def beside(self) -> int:
+        """Memory [bytes] that stages need beside the rows of a chunk; they work one after the other."""
+        return max((step.stage.beside for step in self.steps), default=0)
+
     def step_of(self, ref: str) -> Step | None:
         """Stage that gives ``ref``; ``None`` for an input."""
         return next((step for step in self.steps if ref in step.refs), None)

@@ -74,6 +74,11 @@ class _OnChunk(_OfChunk):
     view: View
     chunk: Chunk | Made
 
+    @property
+    def memory(self) -> int:
+        """Peak memory."""
+        return chunk_memory(self.chunk) + self.view.graph.beside
+
 
 @dataclass(frozen=True)
 class InspectJob(_OfChunk):

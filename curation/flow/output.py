@@ -89,7 +89,7 @@ class ScatterJob:
     @property
     def memory(self) -> int:
         """Peak memory: one chunk on its way, all of them, and their sorted copy."""
-        return max(map(chunk_memory, self.chunks)) + 3 * self.cost
+        return max(map(chunk_memory, self.chunks)) + self.view.graph.beside + 3 * self.cost
 
     def describe(self) -> str:
         """Place of the chunks."""
@@ -341,7 +341,8 @@ class StreamJob(_Shard):
     @property
     def memory(self) -> int:
         """Peak memory: one chunk on its way, and the shard."""
-        return max((chunk_memory(chunk) for chunk in self.chunks.values()), default=0) + 3 * self.cost
+        largest = max((chunk_memory(chunk) for chunk in self.chunks.values()), default=0)
+        return largest + self.view.graph.beside + 3 * self.cost
 
     def run(self, store: Store) -> Mark:
         """Evaluate the chunks and cut out the rows."""

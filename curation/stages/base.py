@@ -109,6 +109,9 @@ class Stage(ABC, Generic[P]):
         self.params = params
         self.seed = seed
 
+    beside: ClassVar[int] = 0
+    """Memory [bytes] that a chunk on its way through needs beside its rows: an image decoded, a table looked up in."""
+
     optional_ports: ClassVar[frozenset[str]] = frozenset()
     """Outputs whose rows are made only if something reads them."""
 

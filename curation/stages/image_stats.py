@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 1 << 26
-"""Pixels above which an image counts as a bomb: 64 Mi, at most 320 MiB while it is decoded."""
+"""Pixels above which an image counts as a bomb."""
+DECODED_BYTES = 5 * MAX_PIXELS
+"""Peak memory of decoding one image."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
 """What is tried; no format that would start another program."""
 
@@ -45,6 +47,8 @@ class UnreadableError(Exception):
 
 class ImageStatsStage(Stage[ImageStats]):
     """Adds a column per statistic; what is NULL has none."""
+
+    beside = DECODED_BYTES
 
     def key(self, use: str) -> str:
         """Content key; pixels are those of the installed decoder."""
