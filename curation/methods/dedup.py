@@ -6,9 +6,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from curation._jit import njit
 from curation.hashing import row_hashes
 from curation.methods.base import Params, Shape
 from curation.methods.minhash import (
@@ -16,10 +18,12 @@ from curation.methods.minhash import (
     Unit,
     band_hashes,
     connected_components,
+    is_text,
     link_bands,
     minhash_signatures,
     permutation_seeds,
     text_buffers,
+    text_keys,
 )
 from curation.rng import stream_key
 from curation.types import Ids, Positions
@@ -98,7 +102,7 @@ class Dedup(Params):
 # ---- keys
 
 
-def row_keys(columns: pa.Table) -> Words:
+def row_keys(columns: pa.Table, *, normalize: Normalize = "none") -> Words:
     """Keys of rows by value: equal for rows whose columns hold equal values of equal types.
 
     NULL equals NULL, NaN equals NaN of the same width, and -0.0 equals 0.0 (in columns, lists and structs of floats;
@@ -108,6 +112,8 @@ def row_keys(columns: pa.Table) -> Words:
     ----------
     columns
         The columns that are compared, n rows of any types; their order does not matter, their names do.
+    normalize
+        What is not told apart in columns of text, see :func:`curation.methods.minhash.normalized`.
 
     Returns
     -------
@@ -125,8 +131,21 @@ def row_keys(columns: pa.Table) -> Words:
     >>> (keys[0] == keys).all(axis=1).tolist()
     [True, True, False]
     """
-    plain = {name: _positive(column) for name, column in zip(columns.column_names, columns.columns, strict=True)}
+    plain = {}
+    for name, column in zip(columns.column_names, columns.columns, strict=True):
+        text = normalize != "none" and is_text(column.type)
+        plain[name] = _text_as_keys(column, normalize) if text else _positive(column)
     return row_hashes(pa.table(plain))
+
+
+def _text_as_keys(column: pa.ChunkedArray, normalize: Normalize) -> pa.ChunkedArray:
+    keys = [text_keys(*text_buffers(chunk), normalize) for chunk in column.chunks]
+    kind = pa.binary(16)
+    plain = [pa.Array.from_buffers(kind, len(each), [None, pa.py_buffer(each.tobytes())]) for each in keys]
+    known = [chunk.is_valid() for chunk in column.chunks]
+    return pa.chunked_array(
+        [pc.if_else(valid, each, pa.scalar(None, kind)) for valid, each in zip(known, plain, strict=True)], kind
+    )
 
 
 def _positive(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -252,21 +271,56 @@ def survivors(keys: Words, *, rank: Words, row_id: Ids, copy: Copies) -> tuple[P
     dropped, kept : (m,)
         Positions of rows to drop, ascending, and of the row that stays instead of each.
     """
-    suspects = _repeated(keys[:, 0])
+    suspects = repeated(keys[:, 0])
     order = suspects[np.lexsort([each[suspects] for each in (copy, row_id, rank, keys[:, 1], keys[:, 0])])]
     starts = equal_groups(keys[order])
     first = np.repeat(order[starts], np.diff(starts, append=len(order)))
-    return _sorted_pairs(order, first)
+    dropped = np.flatnonzero(order != first)
+    dropped = dropped[np.argsort(order[dropped])]
+    return order[dropped], first[dropped]
 
 
-def _repeated(key: NDArray[np.uint64]) -> Positions:
-    """Positions of numbers that are there more than once."""
-    order = np.argsort(key)
-    equal = key[order[1:]] == key[order[:-1]]
-    repeated = np.zeros(len(key), np.bool_)
-    repeated[1:] = equal
-    repeated[:-1] |= equal
-    return order[repeated]
+def repeated(keys: Words) -> Positions:
+    """Positions of keys that are there more than once.
+
+    Parameters
+    ----------
+    keys : (n,)
+        Keys.
+
+    Returns
+    -------
+    (m,)
+        Positions, equal keys side by side.
+    """
+    order = np.argsort(keys, kind="stable")
+    equal = keys[order[1:]] == keys[order[:-1]]
+    found = np.zeros(len(keys), np.bool_)
+    found[1:] = equal
+    found[:-1] |= equal
+    return order[found]
+
+
+def ranked_nodes(*, rank: Words, row_id: Ids, copy: Copies) -> tuple[Positions, Positions]:
+    """Number rows in the order in which they should survive, equal rows (of one id and copy) alike.
+
+    Parameters
+    ----------
+    rank, row_id, copy : (n,)
+        What decides, see :func:`survivors`; a row may be named more than once, with the same rank.
+
+    Returns
+    -------
+    number : (n,)
+        Number of each row, 0 .. n_nodes - 1.
+    place : (n_nodes,)
+        A position of the row of each number.
+    """
+    order = np.lexsort((copy, row_id, rank))
+    starts = equal_groups(np.stack([row_id[order], copy[order].astype(np.uint64)], axis=1))
+    number = np.empty(len(order), np.int64)
+    number[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(order)))
+    return number, order[starts]
 
 
 def linked_survivors(
@@ -279,27 +333,53 @@ def linked_survivors(
     Parameters
     ----------
     edges : (m, 2)
-        Links between positions, from :func:`curation.methods.minhash.link_bands`.
+        Links between positions.
     rank, row_id, copy : (n,)
-        What decides; no two rows agree in row id and copy.
+        What decides; a row may be named more than once, with the same rank, and counts as one.
 
     Returns
     -------
     dropped, kept : (k,)
-        Positions of rows to drop, ascending, and of the row that stays instead of each.
+        A position of each row to drop, and of the row that stays instead; in the order of preference.
     """
-    nodes = np.unique(edges)
-    nodes = nodes[np.lexsort([each[nodes] for each in (copy, row_id, rank)])]
-    number = np.empty(len(rank), np.int64)
-    number[nodes] = np.arange(len(nodes))
-    return _sorted_pairs(nodes, nodes[connected_components(number[edges], len(nodes))])
+    number, place = ranked_nodes(rank=rank, row_id=row_id, copy=copy)
+    root = connected_components(number[edges], len(place))
+    dropped = np.flatnonzero(root != np.arange(len(root)))
+    return place[dropped], place[root[dropped]]
 
 
-def _sorted_pairs(row: Positions, first: Positions) -> tuple[Positions, Positions]:
-    dropped = row != first
-    row, first = row[dropped], first[dropped]
-    order = np.argsort(row)
-    return row[order], first[order]
+@njit()
+def _search(row_id: Ids, copy: Copies, listed_id: Ids, listed_copy: Copies, out: NDArray[np.bool_]) -> None:
+    for i in range(row_id.shape[0]):
+        low, high = 0, listed_id.shape[0]
+        while low < high:
+            middle = (low + high) // 2
+            other = listed_id[middle]
+            if other < row_id[i] or (other == row_id[i] and listed_copy[middle] < copy[i]):
+                low = middle + 1
+            else:
+                high = middle
+        out[i] = low < listed_id.shape[0] and listed_id[low] == row_id[i] and listed_copy[low] == copy[i]
+
+
+def listed(row_id: Ids, copy: Copies, *, listed_id: Ids, listed_copy: Copies) -> NDArray[np.bool_]:
+    """Whether each row stands in a sorted list.
+
+    Parameters
+    ----------
+    row_id, copy : (n,)
+        Rows to look up, in any order.
+    listed_id, listed_copy : (m,)
+        The list, ascending by row id and copy.
+
+    Returns
+    -------
+    (n,)
+        True for rows that are listed.
+    """
+    out = np.empty(len(row_id), np.bool_)
+    _search(row_id, copy, listed_id, listed_copy, out)
+    return out
 
 
 def near_duplicates(
@@ -341,6 +421,6 @@ def near_duplicates(
     )
     node = np.flatnonzero(n_shingles)
     hashes = band_hashes(signatures[node], bands=options.bands)
-    edges = np.concatenate([link_bands(hashes[:, j], node) for j in range(options.bands)])
+    edges = link_bands(hashes.reshape(-1), np.repeat(node, options.bands))
     position = np.arange(len(n_shingles), dtype=np.uint64)
     return linked_survivors(edges, rank=position, row_id=position, copy=np.zeros(len(position), np.uint32))

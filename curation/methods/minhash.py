@@ -37,6 +37,12 @@ _R, _L, _HALF = np.uint64(31), np.uint64(33), np.uint64(32)
 _ROOM = 64  # code points that one character can become at most, with room
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Whether :func:`text_buffers` reads columns of a type: text in any layout, or a dictionary of it."""
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain))
+
+
 def text_buffers(text: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Offsets and bytes of a column of text.
 

@@ -15,11 +15,13 @@ from curation.methods.dedup import (
     Near,
     equal_groups,
     linked_survivors,
+    listed,
     near_duplicates,
     rank_keys,
     row_keys,
     survivors,
 )
+from tests.flow.test_types import SAMPLES, column
 
 # ---- options
 
@@ -103,12 +105,34 @@ def test_row_keys__see_the_storage_of_extension_types():
     assert (keys[0] == keys).all(axis=1).tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("kind", list(SAMPLES), ids=str)
+def test_row_keys__take_every_type(kind):
+    values = column(kind, [True, False, True, False])
+    keys = row_keys(pa.table({"x": values}))
+    assert (keys[0] == keys).all(axis=1).tolist() == [each == values.to_pylist()[0] for each in values.to_pylist()]
+
+
 def test_row_keys__tell_columns_and_types_apart():
     a, b = pa.array([1, 2]), pa.array([2, 1])
     keys = [row_keys(pa.table(each)) for each in ({"a": a, "b": b}, {"b": b, "a": a}, {"a": b, "b": a})]
     np.testing.assert_array_equal(keys[0], keys[1])
     assert not (keys[0] == keys[2]).any()
     assert not (row_keys(pa.table({"a": a})) == row_keys(pa.table({"a": a.cast(pa.int32())}))).any()
+
+
+@pytest.mark.parametrize(
+    ("normalize", "equal"),
+    [
+        ("none", [True, False, False, False]),
+        ("whitespace", [True, True, False, False]),
+        ("aggressive", [True, True, True, False]),
+    ],
+)
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_row_keys__do_not_tell_apart_what_normalization_leaves_out(normalize, equal, kind):
+    text = pa.array(["One 2", " One  2", "one, (2)", None], kind)
+    keys = row_keys(pa.table({"text": text, "n": [1] * 4}), normalize=normalize)
+    assert (keys[0] == keys).all(axis=1).tolist() == equal
 
 
 # ---- who stays
@@ -195,7 +219,28 @@ def test_linked_survivors__are_the_first_of_each_component(rows, data):
     first = [min(each, key=lambda i: rows[i][2:]) for each in component]
     dropped, kept = linked_survivors(np.array(edges, np.int64).reshape(-1, 2), **order)
     expected = [(at, to) for at, to in enumerate(first) if to != at]
-    assert list(zip(dropped.tolist(), kept.tolist(), strict=True)) == expected
+    assert sorted(zip(dropped.tolist(), kept.tolist(), strict=True)) == expected
+
+
+def test_linked_survivors__take_a_row_that_is_named_twice_for_one():
+    row_id, zero = np.array([1, 5, 5, 9], np.uint64), np.zeros(4, np.uint64)
+    links = np.array([[1, 0], [3, 2]])  # 5 - 1 and 9 - 5
+    dropped, kept = linked_survivors(links, rank=zero, row_id=row_id, copy=zero.astype(np.uint32))
+    assert (row_id[dropped].tolist(), row_id[kept].tolist()) == ([5, 9], [1, 1])
+
+
+PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), max_size=12)
+
+
+@settings(deadline=None)
+@given(PAIRS, PAIRS)
+def test_listed__is_membership(rows, others):
+    known = np.array(sorted(set(others)), np.uint64).reshape(-1, 2)
+    asked = np.array(rows, np.uint64).reshape(-1, 2)
+    (asked_id, asked_copy), (known_id, known_copy) = asked.T, known.T
+    small = np.uint32
+    found = listed(asked_id, asked_copy.astype(small), listed_id=known_id, listed_copy=known_copy.astype(small))
+    assert found.tolist() == [row in set(others) for row in rows]
 
 
 # ---- the whole, in memory
