@@ -293,7 +293,7 @@ def repeated(keys: Words) -> Positions:
     (m,)
         Positions, equal keys side by side.
     """
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys)
     equal = keys[order[1:]] == keys[order[:-1]]
     found = np.zeros(len(keys), np.bool_)
     found[1:] = equal

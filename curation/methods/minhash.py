@@ -332,7 +332,8 @@ def minhash_signatures(
     count = np.zeros(len(offsets) - 1, np.int64)
     multiplier, shift = np.ascontiguousarray(seeds[:, 0]), np.ascontiguousarray(seeds[:, 1])
     codes, more = _alphabet(unit, normalize)
-    _signatures(offsets, data, unit == "word", ngram, codes, more, multiplier, shift, out, count)
+    with np.errstate(over="ignore"):  # wrap-around is meant; only uncompiled kernels would warn
+        _signatures(offsets, data, unit == "word", ngram, codes, more, multiplier, shift, out, count)
     return out, count
 
 
@@ -409,7 +410,8 @@ def text_keys(offsets: NDArray[np.int64], data: NDArray[np.uint8], normalize: No
     """
     offsets, data = _checked(offsets, data)
     out = np.empty((len(offsets) - 1, 2), np.uint64)
-    _keys(offsets, data, *_alphabet("char", normalize), out)
+    with np.errstate(over="ignore"):
+        _keys(offsets, data, *_alphabet("char", normalize), out)
     return out
 
 
@@ -466,7 +468,9 @@ def band_hashes(signatures: Codes, *, bands: int, group: Words | None = None) ->
     if bands < 1 or width % bands:
         raise ValueError(f"bands: expected a divisor of {width} (the width of the signatures), got {bands}")
     out = np.empty((len(signatures), bands), np.uint64)
-    _bands(np.ascontiguousarray(signatures), width // bands, np.zeros(0, np.uint64) if group is None else group, out)
+    groups = np.zeros(0, np.uint64) if group is None else group
+    with np.errstate(over="ignore"):
+        _bands(np.ascontiguousarray(signatures), width // bands, groups, out)
     return out
 
 
@@ -510,15 +514,13 @@ def link_bands(band: Words, node: NDArray[np.int64]) -> Edges:
     Returns
     -------
     (m, 2)
-        Pairs (node, smallest node), sorted by hash and node; none for hashes that are there once.
+        Pairs (node, smallest node), by ascending hash; none for hashes that are there once.
     """
-    order = np.lexsort((node, band))
+    order = np.argsort(band, kind="stable")
     band, node = band[order], node[order]
-    new = np.ones(len(band), np.bool_)
-    new[1:] = band[1:] != band[:-1]
-    first = np.flatnonzero(new)
-    smallest = node[first][np.cumsum(new) - 1]
-    linked = ~new & (node != smallest)
+    first = np.flatnonzero(np.append(True, band[1:] != band[:-1])[: len(band)])
+    smallest = np.repeat(np.minimum.reduceat(node, first) if len(first) else node, np.diff(first, append=len(band)))
+    linked = node != smallest
     return np.stack([node[linked], smallest[linked]], axis=1).astype(np.int64, copy=False)
 
 

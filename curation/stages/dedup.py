@@ -16,6 +16,7 @@ from curation.methods.dedup import survivors as equal_survivors
 from curation.methods.minhash import (
     UNICODE,
     band_hashes,
+    connected_components,
     is_text,
     link_bands,
     minhash_signatures,
@@ -25,7 +26,7 @@ from curation.methods.minhash import (
 from curation.rng import stream_key
 from curation.stages.base import ArtifactStage, BindError, Drop, Fault, Outcome, State, Tables
 from curation.stages.columns import missing
-from curation.tables import keep
+from curation.tables import keep, take
 from curation.types import COPY, OWN_COLUMNS, ROW_ID, Ids, copies_of, ids_of
 
 FIND_ROWS = 2_000_000
@@ -35,8 +36,8 @@ PLACE_ROWS = 4_000_000
 SAMPLE = 4096
 """Row ids by which the ranges of these tables are chosen."""
 
-HASH, REST, RANK = "hash", "rest", "rank"
-"""Columns of extracts: key of a row or of a band, further bits of a row's key, order of preference."""
+HASH, REST, RANK, SURE = "hash", "rest", "rank", "sure"
+"""Columns of extracts: key of a row or of a band, further bits of a row's key, order of preference, fate is known."""
 OTHER = "of."
 """Prefix of columns of the row that is preferred."""
 
@@ -144,12 +145,12 @@ class DedupStage(ArtifactStage[Dedup]):
 
     def partial(self, table: pa.Table, state: State) -> State:
         """Count the rows, and take a few of their ids."""
-        return {"rows": table.num_rows, "sample": _spread(ids_of(table), 64)}
+        return {"rows": table.num_rows, "sample": _few(ids_of(table), 64)}
 
     def merge(self, left: State, right: State) -> State:
         """Add counts; of both samples, as many as one may have."""
         both = np.concatenate([left["sample"], right["sample"]])
-        return {"rows": left["rows"] + right["rows"], "sample": _spread(both, SAMPLE)}
+        return {"rows": left["rows"] + right["rows"], "sample": _few(both, SAMPLE)}
 
     def advance(self, state: State, merged: State) -> tuple[State, bool]:
         """One round is enough."""
@@ -175,8 +176,10 @@ class DedupStage(ArtifactStage[Dedup]):
             found[RANK] = self._ranks(table)[row]
         if self._copies:
             found[COPY] = copies_of(table)[row]
-        order = np.argsort(found[HASH], kind="stable")
-        return pa.table({name: values[order] for name, values in found.items()})
+        rows = pa.table(found)
+        if near is None:
+            rows = _with_sure(rows)
+        return take(rows, np.argsort(_numbers(rows, HASH), kind="stable"))
 
     def _keys(self, table: pa.Table) -> dict[str, NDArray[Any]]:
         names = list(dict.fromkeys([*self._columns, *([self.params.by] if self.params.by else [])]))
@@ -238,11 +241,32 @@ class DedupStage(ArtifactStage[Dedup]):
 # ---- rows of a range
 
 
+def _with_sure(rows: pa.Table) -> pa.Table:
+    """Rows of a chunk, those marked of which an equal one is preferred in the chunk itself.
+
+    They need no comparison with other chunks, so they get a place in the order of keys by their ids: a value that fills
+    half of the data does not fill half of a job.
+    """
+    sure = np.zeros(rows.num_rows, np.uint8)
+    dropped = _dropped(rows)
+    sure[dropped] = 1
+    keys = _numbers(rows, HASH).copy()
+    keys[dropped] = _spread(ids_of(rows)[dropped])
+    return rows.set_column(rows.column_names.index(HASH), HASH, [keys]).append_column(SURE, [sure])
+
+
 def _duplicates(rows: pa.Table) -> pa.Table:
     """Rows to drop of all rows whose keys lie in a range."""
+    sure = _numbers(rows, SURE).astype(np.bool_)
+    open_ = np.flatnonzero(~sure)
+    dropped = open_[_dropped(take(rows, open_))]
+    return _rows(rows, np.concatenate([np.flatnonzero(sure), dropped]))
+
+
+def _dropped(rows: pa.Table) -> NDArray[np.int64]:
     keys = np.stack([_numbers(rows, HASH), _numbers(rows, REST)], axis=1)
     dropped, _ = equal_survivors(keys, rank=_ranks(rows), row_id=ids_of(rows), copy=_copies(rows))
-    return _rows(rows, dropped)
+    return dropped
 
 
 def _linked(rows: pa.Table) -> pa.Table:
@@ -250,9 +274,9 @@ def _linked(rows: pa.Table) -> pa.Table:
     place = repeated(_numbers(rows, HASH))
     rank, row_id, copy = _ranks(rows)[place], ids_of(rows)[place], _copies(rows)[place]
     number, first = ranked_nodes(rank=rank, row_id=row_id, copy=copy)
-    edges = link_bands(_numbers(rows, HASH)[place], number)
-    dropped, kept = linked_survivors(first[edges], rank=rank, row_id=row_id, copy=copy)
-    return _pairs(rows, place[dropped], place[kept])
+    root = connected_components(link_bands(_numbers(rows, HASH)[place], number), len(first))
+    linked = np.flatnonzero(root != np.arange(len(root)))
+    return _pairs(rows, place[first[linked]], place[first[root[linked]]])
 
 
 def _joined(parts: Sequence[pa.Table]) -> pa.Table:
@@ -301,7 +325,7 @@ def _range(parts: Sequence[pa.Table], column: str, detail: Mapping[str, Any]) ->
         stop = int(np.searchsorted(values, np.uint64(detail["high"]), side="right"))
         found.append(part.slice(start, stop - start))
     if not found:
-        return pa.table({name: np.zeros(0, np.uint64) for name in (HASH, REST, ROW_ID)})
+        return pa.table({name: np.zeros(0, np.uint64) for name in (HASH, REST, SURE, ROW_ID)})
     return pa.concat_tables(found).combine_chunks()
 
 
@@ -323,10 +347,15 @@ def _ranks(table: pa.Table) -> NDArray[np.uint64]:
 # ---- ranges of ids
 
 
-def _spread(ids: Ids, most: int) -> Ids:
-    """At most so many different ids, those that a hash puts first: they lie as all of them do."""
+def _spread(ids: Ids) -> NDArray[np.uint64]:
+    """Numbers that lie evenly for ids that follow one another; other ones for other ids."""
+    return ids * np.uint64(0x9E3779B97F4A7C15)
+
+
+def _few(ids: Ids, most: int) -> Ids:
+    """At most so many different ids, which lie as all of them do."""
     ids = np.unique(ids)
-    return ids[np.argsort(ids * np.uint64(0x9E3779B97F4A7C15), kind="stable")[:most]]
+    return ids[np.argsort(_spread(ids))[:most]]
 
 
 def _quantiles(sample: Ids, count: int) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
 
@@ -18,7 +19,7 @@ from curation.methods.minhash import normalized
 from curation.stages import dedup as module
 from curation.stages.base import BindError
 from tests.flow.helpers import digest_tree, read, run, write
-from tests.stages.hands import stage_of
+from tests.stages.hands import rows_of, stage_of
 
 N = 400
 DRAW = np.random.default_rng(0)
@@ -237,6 +238,15 @@ def test_dedup__of_rows_that_are_all_equal_keeps_one(tmp_path):
 @pytest.mark.parametrize("options", [{"columns": ["small"]}, {"near": {"column": "text"}}])
 def test_dedup__of_no_rows_keeps_none(options, tmp_path):
     assert built(tmp_path, options, stages=[{"use": "filter", "where": "id < 0"}]).num_rows == 0
+
+
+def test_extract__spreads_rows_whose_fate_is_known_over_the_keys():
+    stage = stage_of("dedup", Dedup(columns=["x"]), pa.schema({"x": pa.int64(), "_row_id": pa.uint64()}))
+    assert isinstance(stage, module.DedupStage)
+    found = stage.extract(rows_of(1000, x=np.repeat([7, 8], [999, 1])), None)
+    assert found.filter(pc.equal(found.column("sure"), 0)).num_rows == 2
+    quarters = np.bincount((found.column("hash").to_numpy() >> np.uint64(62)).astype(np.int64), minlength=4)
+    assert quarters.min() > 200
 
 
 def test_dedup__needs_what_it_compares_only_to_find_duplicates():
