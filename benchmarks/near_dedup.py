@@ -192,7 +192,7 @@ def judge(who: str, pairs: dict[tuple[int, int], float]) -> str:
 
 
 def agreement(rows: int, names: list[str]) -> None:
-    """Of how many of our sets of near duplicates the others kept exactly one text; another seed of ours is a yardstick."""
+    """Of how many of our sets the others kept exactly one text; another seed of ours is the yardstick."""
     import numpy as np
     import pyarrow.parquet as pq
 

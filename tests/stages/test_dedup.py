@@ -58,14 +58,14 @@ def lay_out(folder, table, *, files=3, group=37):
         write(folder / f"data/{i}.parquet", table.slice(i * each, each), row_group_size=group)
 
 
-def built(folder, options, *, table=TABLE, stages=(), **more):
+def built(folder, options, *, table=TABLE, stages=(), key="id", **more):
     """Result of a build whose last stage is ``dedup``; the rows in the order of their ids."""
     lay_out(folder, table)
     recipe = {
         "recipe": 1,
         "name": "dedup",
         "seed": 4,
-        "inputs": {"rows": {"path": "data", "key": "id"}},
+        "inputs": {"rows": {"path": "data"} | ({"key": key} if key else {})},
         "stages": [*stages, {"use": "dedup"} | options],
         "output": {"path": "out"},
     }
@@ -203,6 +203,13 @@ def test_dedup__does_not_depend_on_the_layout_of_keyed_files(options, tmp_path):
     built(tmp_path / "whole", options)
     built(tmp_path / "turned", options, table=TABLE.take(pa.array(np.arange(N)[::-1])))
     assert fingerprint(tmp_path / "turned") == fingerprint(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("many_jobs")
+def test_dedup__keeps_the_first_of_rows_that_are_known_by_their_place(tmp_path):
+    every = built(tmp_path / "all", {"columns": ["id"]}, key=None)
+    found = built(tmp_path / "some", {"columns": ["small"]}, key=None)
+    assert found.column("_row_id").to_pylist() == first_of_each(every, ["small"])
 
 
 @pytest.mark.usefixtures("many_jobs")
