@@ -23,6 +23,7 @@ from curation.cli.main import VERBS, cli
 from curation.expressions import FUNCTIONS
 from curation.methods import FEEDS, METHODS, STAGES, params_of
 from curation.methods.bucket import AspectBuckets, LengthBuckets
+from curation.methods.dedup import Near, Prefer
 from curation.methods.sample import LongTail
 from curation.recipe.load import load_recipe
 from curation.recipe.model import CooldownSpec, FeedSpec, Gate, InputSpec, Mixture, OutputSpec, SubsetSpec
@@ -155,6 +156,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "subset": (SubsetSpec, set()),
     "bucket aspect": (AspectBuckets, set()),
     "bucket length": (LengthBuckets, set()),
+    "near": (Near, set()),
     **{name: (params_of(name), set()) for name in STAGES},
 }
 
@@ -206,6 +208,7 @@ def test_recipe_page__names_the_options_of_the_feed_methods():
     )
     assert set(params_of("rs2").model_fields) == set(SubsetSpec.model_fields) - {"use"}
     assert set(LongTail.model_fields) == {"imbalance"}
+    assert set(Prefer.model_fields) == {"column", "order"}
 
 
 def test_expressions_page__names_functions_that_are_allowed():

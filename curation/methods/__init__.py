@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 STAGES: dict[str, str] = {
     "bucket": "curation.methods.bucket:Bucket",
+    "dedup": "curation.methods.dedup:Dedup",
     "derive": "curation.methods.derive:Derive",
     "filter": "curation.methods.filter:Filter",
     "image_stats": "curation.methods.image_stats:ImageStats",

@@ -20,6 +20,7 @@ from tests.flow.helpers import people
 HEADINGS = ["What", "Formula", "Inputs / outputs", "Cost", "Use when", "Do not use when", "Source", "Checked against"]
 EXAMPLES: dict[str, dict[str, Any]] = {
     "bucket": {"length": {"column": "a", "edges": [1, 2]}},
+    "dedup": {"columns": ["a"]},
     "derive": {"columns": {"a": "b"}},
     "filter": {"where": "a > 1"},
     "image_stats": {"column": "a"},
