@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import BinaryIO
 
@@ -22,15 +23,30 @@ from curation.io.records.csv_types import FALSE, TRUE, exact, recognised
 from curation.io.records.splitter import BOM, Batch, Cut, Records
 from curation.io.records.streams import open_stream
 
-_COMPLAINT = re.compile(r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to ([^:]+): (.*)", re.DOTALL)
+_COMPLAINT = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to ([^:]+): (.*)", re.DOTALL)
 _VALUE = re.compile(r"(?:invalid value|expected .* in) '(.*?)'", re.DOTALL)
+
+
+GROUP = 64
+"""Records among which bad ones are taken out one by one, by what Arrow says; larger groups are halved."""
+
+
+@dataclass(frozen=True)
+class _Wrong:
+    """A group of records has a bad one: ``at``, if that is known."""
+
+    at: int | None = None
+    reason: str = ""
 
 
 class Csv:
     """Delimited text (see :class:`curation.io.records.base.RecordFormat`)."""
 
     def sniff(self, source: BinaryIO, options: Options, *, name: str) -> pa.Schema:
-        """Columns of the header; the type of each is the first of int64, float64, bool, date, timestamp that fits."""
+        """Columns of the header; the type of each is the first of int64, float64, bool, date, timestamp that fits.
+
+        Types that are declared for columns which the header lacks are left aside: another file may have them.
+        """
         header = _Header(options, name)
         parts: list[pa.Table] = []
         fault: base.BrokenStreamError | None = None
@@ -43,9 +59,6 @@ class Csv:
         except base.BrokenStreamError as error:
             fault = error
         names = header.found(fault)
-        unknown = [each for each in options.types if each not in names]
-        if unknown:
-            raise UnreadableError(f"types: column {unknown[0]!r} is not in the header, which has {', '.join(names)}")
         texts = pa.concat_tables([_texts(names).empty_table(), *parts])
         kinds = [options.types.get(each) or recognised(texts.column(i)) for i, each in enumerate(names)]
         return pa.schema(list(zip(names, kinds, strict=True)))
@@ -146,13 +159,13 @@ class _Parser:
 
     def __init__(self, header: _Header, schema: pa.Schema, options: Options) -> None:
         self._header, self._schema, self._options = header, schema, options
-        missing = [each for each in schema.names if each not in header.names]
-        if missing:
-            raise UnreadableError(f"column {missing[0]!r} is not in the header, which has {', '.join(header.names)}")
+        self._last: tuple[Batch, pa.Schema] | None = None
+        here = pa.schema([each for each in schema if each.name in header.names])
+        self._lacks = here.names != schema.names  # other files of the input have these columns, here they are NULL
         self._parse_options = pv.ParseOptions(delimiter=header.delimiter, newlines_in_values=True)
         self._convert_options = pv.ConvertOptions(
-            column_types=schema if schema.names else {header.names[0]: pa.binary()},
-            include_columns=schema.names or header.names[:1],
+            column_types=here if here.names else {header.names[0]: pa.binary()},
+            include_columns=here.names or header.names[:1],
             null_values=list(options.nulls),
             true_values=list(TRUE),
             false_values=list(FALSE),
@@ -183,36 +196,50 @@ class _Parser:
         todo = [(0, rows)] if rows else []
         while todo:
             first, last = todo.pop()
-            table, reason = self._parse(batch, first, last)
-            if table is not None:
-                parts.append(table)
-            elif last - first > 1:
+            found = self._parse(batch, first, last)
+            if isinstance(found, pa.Table):
+                parts.append(found)
+            elif found.at is not None and last - first <= GROUP:
+                bad.append(batch.bad(found.at, found.reason))
+                todo += [(a, b) for a, b in ((found.at + 1, last), (first, found.at)) if a < b]
+            else:
                 middle = (first + last) // 2
                 todo += [(middle, last), (first, middle)]
-            else:
-                bad.append(batch.bad(first, reason))
-        return assemble(self._schema, parts, rows, bad, batch.row)
+        return assemble(self._schema, parts, rows, sorted(bad, key=lambda each: each.row), batch.row)
 
-    def _parse(self, batch: Batch, first: int, last: int) -> tuple[pa.Table | None, str]:
-        """Rows of these records, or what is wrong with one of them."""
-        marks = batch.marks[first:last]
-        if marks.any():
-            if last - first > 1:
-                return None, ""
-            reason = self._marked(batch, first)
+    def _parse(self, batch: Batch, first: int, last: int) -> pa.Table | _Wrong:
+        """Rows of these records, or one of them that is wrong, if it is known which."""
+        for index in (first + np.flatnonzero(batch.marks[first:last])).tolist():
+            reason = self._marked(batch, index)
             if reason:
-                return None, reason
+                return _Wrong(index, reason)
+        one = last - first == 1
         data = batch.span(first, last)
         try:
             size = pa.py_buffer(np.array([0, len(data)], np.int32))
             pa.StringArray.from_buffers(1, size, pa.py_buffer(data)).validate(full=True)
         except pa.ArrowInvalid:
-            return None, _not_text(bytes(data)) if last - first == 1 else ""
+            return _Wrong(first, _not_text(bytes(data))) if one else _Wrong()
         try:
             table = self._arrow(data)
         except (pa.ArrowException, ValueError) as error:
-            return None, self._explained(batch, first, str(error)) if last - first == 1 else ""
-        return (table, "") if table.num_rows == last - first else (None, "not one record")
+            match = _COMPLAINT.search(str(error))
+            at = first if one else first + int(match[2]) - 1 if match and match[2] else None
+            if at is None or last - first > GROUP:
+                return _Wrong()
+            return _Wrong(at, self._explained(batch, str(error)))
+        if table.num_rows != last - first:
+            return _Wrong(first, "not one record") if one else _Wrong()
+        return self._completed(table)
+
+    def _completed(self, table: pa.Table) -> pa.Table:
+        if not self._lacks:
+            return table
+        columns = [
+            table.column(each.name) if each.name in table.column_names else pa.nulls(table.num_rows, each.type)
+            for each in self._schema
+        ]
+        return pa.Table.from_arrays(columns, schema=self._schema)
 
     def _arrow(self, data: memoryview | bytes) -> pa.Table:
         return pv.read_csv(
@@ -246,14 +273,14 @@ class _Parser:
         text = batch.record(index).decode("utf-8", "replace")
         return next(csv.reader(text.splitlines(keepends=True), delimiter=self._header.delimiter))
 
-    def _explained(self, batch: Batch, index: int, complaint: str) -> str:
+    def _explained(self, batch: Batch, complaint: str) -> str:
         """Say which column Arrow means; raises ``WidenError`` if a wider type would do."""
         match = _COMPLAINT.search(complaint)
         if match is None:
             return complaint.strip().splitlines()[0]
-        name, kind = self._header.names[int(match[1])], match[2]
-        value = _VALUE.search(match[3])
-        text = value[1] if value else match[3]
+        name, kind = self._header.names[int(match[1])], match[3]
+        value = _VALUE.search(match[4])
+        text = value[1] if value else match[4]
         if name in self._options.types:
             return f"column '{name}': {shown(text)} is no {kind}"
         wider = self._widened(batch)
@@ -263,6 +290,11 @@ class _Parser:
 
     def _widened(self, batch: Batch) -> pa.Schema:
         """Schema for all good records of the batch: NULL to anything, int64 to float64, and new columns."""
+        if self._last is None or self._last[0] is not batch:
+            self._last = batch, self._wider(batch)
+        return self._last[1]
+
+    def _wider(self, batch: Batch) -> pa.Schema:
         texts = _Texts(self._header, self._options).block(batch).table
         known = {each.name: each.type for each in self._schema}
         names = [*self._schema.names, *(each for each in self._header.names if each not in known)]
@@ -270,9 +302,11 @@ class _Parser:
             names = self._schema.names
         for name in names:
             kind = known.get(name, self._options.types.get(name, pa.null()))
-            if name not in self._options.types and (pa.types.is_null(kind) or pa.types.is_int64(kind)):
-                kind = recognised(texts.column(name), kind)
             known[name] = kind
+            if name not in texts.column_names or name in self._options.types:
+                continue
+            if pa.types.is_null(kind) or pa.types.is_int64(kind):
+                known[name] = recognised(texts.column(name), kind)
         return pa.schema([(name, known[name]) for name in names])
 
 
