@@ -26,7 +26,7 @@ SUFFIXES = {
     ".tar": "webdataset",
     ".tgz": "webdataset",
 }
-COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def record_format(format_name: str) -> RecordFormat:
