@@ -85,13 +85,18 @@ class WebDataset:
                 yield held.block()
         if held.rows:
             yield held.block()
-        if tape.broken is not None:
-            raise tape.broken
-        if not tape.ended:
-            raise BrokenStreamError(f"{name}: broken at byte {tape.at}: the end mark of the archive is missing")
+        _ended(tape, name)
 
 
 WEBDATASET = WebDataset()
+
+
+def _ended(tape: Tape, name: str) -> None:
+    """Raise ``BrokenStreamError`` if the archive stops before its end mark."""
+    if tape.broken is not None:
+        raise tape.broken
+    if not tape.ended:
+        raise BrokenStreamError(f"{name}: broken at byte {tape.at}: the end mark of the archive is missing")
 
 
 def split_name(path: str) -> tuple[str, str]:
