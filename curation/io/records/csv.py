@@ -30,7 +30,10 @@ class Csv:
     """Delimited text (see :class:`curation.io.records.base.RecordFormat`)."""
 
     def sniff(self, source: BinaryIO, options: Options, *, name: str) -> pa.Schema:
-        """Columns of the header; the type of each is the first of int64, float64, bool, date, timestamp that fits."""
+        """Columns of the header; the type of each is the first of int64, float64, bool, date, timestamp that fits.
+
+        Types that are declared for columns which the header lacks are left aside: another file may have them.
+        """
         header = _Header(options, name)
         parts: list[pa.Table] = []
         fault: base.BrokenStreamError | None = None
@@ -43,9 +46,6 @@ class Csv:
         except base.BrokenStreamError as error:
             fault = error
         names = header.found(fault)
-        unknown = [each for each in options.types if each not in names]
-        if unknown:
-            raise UnreadableError(f"types: column {unknown[0]!r} is not in the header, which has {', '.join(names)}")
         texts = pa.concat_tables([_texts(names).empty_table(), *parts])
         kinds = [options.types.get(each) or recognised(texts.column(i)) for i, each in enumerate(names)]
         return pa.schema(list(zip(names, kinds, strict=True)))
@@ -146,13 +146,12 @@ class _Parser:
 
     def __init__(self, header: _Header, schema: pa.Schema, options: Options) -> None:
         self._header, self._schema, self._options = header, schema, options
-        missing = [each for each in schema.names if each not in header.names]
-        if missing:
-            raise UnreadableError(f"column {missing[0]!r} is not in the header, which has {', '.join(header.names)}")
+        here = pa.schema([each for each in schema if each.name in header.names])
+        self._lacks = here.names != schema.names  # other files of the input have these columns, here they are NULL
         self._parse_options = pv.ParseOptions(delimiter=header.delimiter, newlines_in_values=True)
         self._convert_options = pv.ConvertOptions(
-            column_types=schema if schema.names else {header.names[0]: pa.binary()},
-            include_columns=schema.names or header.names[:1],
+            column_types=here if here.names else {header.names[0]: pa.binary()},
+            include_columns=here.names or header.names[:1],
             null_values=list(options.nulls),
             true_values=list(TRUE),
             false_values=list(FALSE),
@@ -212,7 +211,16 @@ class _Parser:
             table = self._arrow(data)
         except (pa.ArrowException, ValueError) as error:
             return None, self._explained(batch, first, str(error)) if last - first == 1 else ""
-        return (table, "") if table.num_rows == last - first else (None, "not one record")
+        return (self._completed(table), "") if table.num_rows == last - first else (None, "not one record")
+
+    def _completed(self, table: pa.Table) -> pa.Table:
+        if not self._lacks:
+            return table
+        columns = [
+            table.column(each.name) if each.name in table.column_names else pa.nulls(table.num_rows, each.type)
+            for each in self._schema
+        ]
+        return pa.Table.from_arrays(columns, schema=self._schema)
 
     def _arrow(self, data: memoryview | bytes) -> pa.Table:
         return pv.read_csv(
@@ -270,9 +278,11 @@ class _Parser:
             names = self._schema.names
         for name in names:
             kind = known.get(name, self._options.types.get(name, pa.null()))
-            if name not in self._options.types and (pa.types.is_null(kind) or pa.types.is_int64(kind)):
-                kind = recognised(texts.column(name), kind)
             known[name] = kind
+            if name not in texts.column_names or name in self._options.types:
+                continue
+            if pa.types.is_null(kind) or pa.types.is_int64(kind):
+                known[name] = recognised(texts.column(name), kind)
         return pa.schema([(name, known[name]) for name in names])
 
 

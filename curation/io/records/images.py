@@ -16,7 +16,7 @@ from curation.io.records import base
 from curation.io.records.base import RAW_BYTES, BadRecord, Block, assemble, shown
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-SCHEMA = pa.schema(
+IMAGE_SCHEMA = pa.schema(
     [
         ("path", pa.string()),
         ("label", pa.string()),
@@ -44,7 +44,7 @@ def read_images(
     paths
         Absolute path, and path inside the input (POSIX separators), one row each in this order.
     columns
-        Columns of ``SCHEMA`` that are built; ``None`` for all.
+        Columns of ``IMAGE_SCHEMA`` that are built; ``None`` for all.
     decode
         Decode every pixel, so that truncated files are found; without it, only the header and the check sums of
         PNG are looked at.
@@ -59,7 +59,7 @@ def read_images(
         If Pillow is not installed.
     """
     pillow = _pillow()
-    schema = SCHEMA if columns is None else pa.schema([SCHEMA.field(each) for each in columns])
+    schema = IMAGE_SCHEMA if columns is None else pa.schema([IMAGE_SCHEMA.field(each) for each in columns])
     first = 0
     while first < len(paths):
         rows: list[dict[str, Any]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
@@ -109,27 +110,17 @@ class Jsonl:
     def sniff(self, source: BinaryIO, options: Options, *, name: str) -> pa.Schema:
         """Columns in order of appearance, with the narrowest types that hold all values."""
         fields = Fields(pa.schema([]), options)
-        seen, reason = 0, ""
-        try:
-            for batch in _records(open_stream(source, name), 0, None):
-                if isinstance(batch, BadRecord):
-                    reason = reason or batch.reason
-                    continue
-                for index in range(batch.rows):
-                    try:
-                        value = _object(batch, index)
-                        seen += 1
-                        fields.add(value)
-                    except Fault as fault:
-                        reason = reason or str(fault)
-                    if batch.offset + int(batch.stops[index]) >= base.SNIFF_BYTES:
-                        break
-                if batch.offset + len(batch.data) >= base.SNIFF_BYTES:
-                    break
-        except base.BrokenStreamError as error:
-            reason = reason or str(error)
-        if reason and not seen:
-            raise UnreadableError(f"not lines of JSON objects: {reason}")
+        objects, reasons, begins = 0, [], None
+        for found in _head(open_stream(source, name)):
+            begins = isinstance(found, dict) if begins is None else begins
+            if isinstance(found, str):
+                reasons.append(found)
+                continue
+            objects += 1
+            with contextlib.suppress(Fault):  # that line is named when it is read
+                fields.add(found)
+        if begins is False and len(reasons) >= objects:
+            raise UnreadableError(f"not lines of JSON objects: {reasons[0]}; write one object a line")
         return fields.schema()
 
     def read(
@@ -154,6 +145,24 @@ class Jsonl:
 
 
 JSONL = Jsonl()
+
+
+def _head(stream: BinaryIO) -> Iterator[dict[str, object] | str]:
+    """Objects in the first ``SNIFF_BYTES``, and what is wrong with lines that are none."""
+    try:
+        for batch in _records(stream, 0, None):
+            if isinstance(batch, BadRecord):
+                yield batch.reason
+                continue
+            for index in range(batch.rows):
+                try:
+                    yield _object(batch, index)
+                except Fault as fault:
+                    yield str(fault)
+                if batch.offset + int(batch.stops[index]) >= base.SNIFF_BYTES:
+                    return
+    except base.BrokenStreamError as error:
+        yield str(error)
 
 
 def _records(stream: BinaryIO, start: int, stop: int | None) -> Records:

@@ -12,7 +12,7 @@ import pytest
 
 from curation.errors import CurationError
 from curation.io.records import images
-from curation.io.records.images import SCHEMA, read_images
+from curation.io.records.images import IMAGE_SCHEMA, read_images
 from tests.io.records.helpers import Got
 
 Image = pytest.importorskip("PIL.Image")
@@ -31,7 +31,7 @@ def read(folder, files, **options):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         paths.append((str(path), name))
-    return Got(list(read_images(paths, **options)), SCHEMA, None)
+    return Got(list(read_images(paths, **options)), IMAGE_SCHEMA, None)
 
 
 @pytest.mark.parametrize(
