@@ -28,7 +28,9 @@ COMPRESS = {
 FORMATS = ["jsonl", "csv", "webdataset"]
 SUFFIX = {"jsonl": ".jsonl", "csv": ".csv", "webdataset": ".tar"}
 ROWS = 3000
-WORDS = [random.Random(i).randbytes(12).hex() for i in range(ROWS)]
+MANY = {"jsonl": 12_000, "csv": 12_000, "webdataset": ROWS}
+"""Rows of more than one block of a compressor."""
+WORDS = [random.Random(i).randbytes(12).hex() for i in range(max(MANY.values()))]
 
 
 def tar_member(name, content, kind=tarfile.REGTYPE):
@@ -40,7 +42,7 @@ def tar_member(name, content, kind=tarfile.REGTYPE):
 def record(kind, i, value=None):
     """Record ``i``; ``value`` stands in place of its number."""
     value = str(i).encode() if value is None else value
-    word = WORDS[i % ROWS].encode()
+    word = WORDS[i].encode()
     if kind == "jsonl":
         return b'{"cls": %b, "txt": "%b"}\n' % (value, word)
     if kind == "csv":
@@ -63,7 +65,7 @@ def values(kind, found):
 
 
 def expected(rows):
-    return [(i, WORDS[i % ROWS]) for i in rows]
+    return [(i, WORDS[i]) for i in rows]
 
 
 def schema_of(kind):
@@ -80,12 +82,12 @@ def test_sound_file__is_read_whole(kind, suffix):
 @pytest.mark.parametrize("suffix", [each for each in COMPRESS if each])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_truncated__compressed_file_keeps_a_prefix_and_names_the_byte(kind, suffix):
-    packed = COMPRESS[suffix](whole(kind, 12_000))
+    packed = COMPRESS[suffix](whole(kind, MANY[kind]))
     found = got(kind, packed[: len(packed) * 4 // 5], name="a" + SUFFIX[kind] + suffix, schema=schema_of(kind))
     assert values(kind, found) == expected(range(len(found.rows)))
     assert "broken at compressed byte" in str(found.error)
     assert len(found.bad) <= 1
-    assert len(found.rows) > 6000 or suffix == ".bz2"  # one block of bzip2 holds it all
+    assert len(found.rows) > MANY[kind] // 2 or suffix == ".bz2"  # one block of bzip2 holds it all
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -152,7 +154,7 @@ def test_file__without_a_byte_is_refused(kind, suffix):
     if (kind, suffix) == ("jsonl", ""):
         assert got(kind, b"").all == []  # a text without lines is sound
         return
-    with pytest.raises(UnreadableError, match="it holds no byte|no header"):
+    with pytest.raises(UnreadableError, match=r"it holds no byte|no header"):
         record_format(kind).sniff(io.BytesIO(b""), Options(), name="a" + SUFFIX[kind] + suffix)
 
 
