@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import BinaryIO
 
@@ -22,8 +23,20 @@ from curation.io.records.csv_types import FALSE, TRUE, exact, recognised
 from curation.io.records.splitter import BOM, Batch, Cut, Records
 from curation.io.records.streams import open_stream
 
-_COMPLAINT = re.compile(r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to ([^:]+): (.*)", re.DOTALL)
+_COMPLAINT = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to ([^:]+): (.*)", re.DOTALL)
 _VALUE = re.compile(r"(?:invalid value|expected .* in) '(.*?)'", re.DOTALL)
+
+
+GROUP = 64
+"""Records among which bad ones are taken out one by one, by what Arrow says; larger groups are halved."""
+
+
+@dataclass(frozen=True)
+class _Wrong:
+    """A group of records has a bad one: ``at``, if that is known."""
+
+    at: int | None = None
+    reason: str = ""
 
 
 class Csv:
@@ -146,6 +159,7 @@ class _Parser:
 
     def __init__(self, header: _Header, schema: pa.Schema, options: Options) -> None:
         self._header, self._schema, self._options = header, schema, options
+        self._last: tuple[Batch, pa.Schema] | None = None
         here = pa.schema([each for each in schema if each.name in header.names])
         self._lacks = here.names != schema.names  # other files of the input have these columns, here they are NULL
         self._parse_options = pv.ParseOptions(delimiter=header.delimiter, newlines_in_values=True)
@@ -182,36 +196,41 @@ class _Parser:
         todo = [(0, rows)] if rows else []
         while todo:
             first, last = todo.pop()
-            table, reason = self._parse(batch, first, last)
-            if table is not None:
-                parts.append(table)
-            elif last - first > 1:
+            found = self._parse(batch, first, last)
+            if isinstance(found, pa.Table):
+                parts.append(found)
+            elif found.at is not None and last - first <= GROUP:
+                bad.append(batch.bad(found.at, found.reason))
+                todo += [(a, b) for a, b in ((found.at + 1, last), (first, found.at)) if a < b]
+            else:
                 middle = (first + last) // 2
                 todo += [(middle, last), (first, middle)]
-            else:
-                bad.append(batch.bad(first, reason))
-        return assemble(self._schema, parts, rows, bad, batch.row)
+        return assemble(self._schema, parts, rows, sorted(bad, key=lambda each: each.row), batch.row)
 
-    def _parse(self, batch: Batch, first: int, last: int) -> tuple[pa.Table | None, str]:
-        """Rows of these records, or what is wrong with one of them."""
-        marks = batch.marks[first:last]
-        if marks.any():
-            if last - first > 1:
-                return None, ""
-            reason = self._marked(batch, first)
+    def _parse(self, batch: Batch, first: int, last: int) -> pa.Table | _Wrong:
+        """Rows of these records, or one of them that is wrong, if it is known which."""
+        for index in (first + np.flatnonzero(batch.marks[first:last])).tolist():
+            reason = self._marked(batch, index)
             if reason:
-                return None, reason
+                return _Wrong(index, reason)
+        one = last - first == 1
         data = batch.span(first, last)
         try:
             size = pa.py_buffer(np.array([0, len(data)], np.int32))
             pa.StringArray.from_buffers(1, size, pa.py_buffer(data)).validate(full=True)
         except pa.ArrowInvalid:
-            return None, _not_text(bytes(data)) if last - first == 1 else ""
+            return _Wrong(first, _not_text(bytes(data))) if one else _Wrong()
         try:
             table = self._arrow(data)
         except (pa.ArrowException, ValueError) as error:
-            return None, self._explained(batch, first, str(error)) if last - first == 1 else ""
-        return (self._completed(table), "") if table.num_rows == last - first else (None, "not one record")
+            match = _COMPLAINT.search(str(error))
+            at = first if one else first + int(match[2]) - 1 if match and match[2] else None
+            if at is None or last - first > GROUP:
+                return _Wrong()
+            return _Wrong(at, self._explained(batch, str(error)))
+        if table.num_rows != last - first:
+            return _Wrong(first, "not one record") if one else _Wrong()
+        return self._completed(table)
 
     def _completed(self, table: pa.Table) -> pa.Table:
         if not self._lacks:
@@ -254,14 +273,14 @@ class _Parser:
         text = batch.record(index).decode("utf-8", "replace")
         return next(csv.reader(text.splitlines(keepends=True), delimiter=self._header.delimiter))
 
-    def _explained(self, batch: Batch, index: int, complaint: str) -> str:
+    def _explained(self, batch: Batch, complaint: str) -> str:
         """Say which column Arrow means; raises ``WidenError`` if a wider type would do."""
         match = _COMPLAINT.search(complaint)
         if match is None:
             return complaint.strip().splitlines()[0]
-        name, kind = self._header.names[int(match[1])], match[2]
-        value = _VALUE.search(match[3])
-        text = value[1] if value else match[3]
+        name, kind = self._header.names[int(match[1])], match[3]
+        value = _VALUE.search(match[4])
+        text = value[1] if value else match[4]
         if name in self._options.types:
             return f"column '{name}': {shown(text)} is no {kind}"
         wider = self._widened(batch)
@@ -271,6 +290,11 @@ class _Parser:
 
     def _widened(self, batch: Batch) -> pa.Schema:
         """Schema for all good records of the batch: NULL to anything, int64 to float64, and new columns."""
+        if self._last is None or self._last[0] is not batch:
+            self._last = batch, self._wider(batch)
+        return self._last[1]
+
+    def _wider(self, batch: Batch) -> pa.Schema:
         texts = _Texts(self._header, self._options).block(batch).table
         known = {each.name: each.type for each in self._schema}
         names = [*self._schema.names, *(each for each in self._header.names if each not in known)]

@@ -289,8 +289,9 @@ class _Parser:
             except Fault as fault:
                 faults[index] = str(fault)
         whole = self._arrow(b"".join(lines), len(lines)) if lines else self._schema.empty_table()
-        # The judge explains, Arrow decides: columns that are not wanted may hold what only the judge refuses.
-        if whole is not None and all(self._parse(batch, index, index + 1) is None for index in faults):
+        # Of columns that are not wanted, Arrow sees less than the judge: there it decides, and the judge explains.
+        sure = not self._options.partial or all(self._parse(batch, index, index + 1) is None for index in faults)
+        if whole is not None and sure:
             parts.append(whole)
             bad += [batch.bad(index, reason) for index, reason in faults.items()]
             return
