@@ -30,7 +30,7 @@ def hf_files(folder: Path) -> list[Path] | None:
         splits = _loaded(folder / "dataset_dict.json").get("splits", [])
         first = splits[0] if splits else "train"
         raise InputError(
-            f"{folder}: holds the splits {', '.join(map(str, splits))}; name one: path: {folder / str(first)}"
+            f"{folder}: holds the splits {', '.join(map(str, splits))}; name one of them: path: {folder / str(first)}"
         )
     if not (folder / "state.json").is_file() or not (folder / "dataset_info.json").is_file():
         return None

@@ -31,7 +31,7 @@ def test_files__of_another_folder_are_none(tmp_path):
 
 def test_files__of_several_splits_ask_for_one(tmp_path):
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    with pytest.raises(InputError, match=r"holds the splits train, test; name one: path: .*/train"):
+    with pytest.raises(InputError, match=r"holds the splits train, test; name one of them: path: .*/train"):
         hf_files(tmp_path)
 
 
