@@ -146,6 +146,7 @@ class InputBinder:
         lost = [LostFile(f, str(x)) for f, x in [*layouts, *seen] if isinstance(x, UnreadableError)]
         lost += [LostFile(file, reason) for file, reason in (read.broken if read else ())]
         sound = [(f, x) for f, x in layouts if isinstance(x, Layout)]
+        lost += [LostFile(file, layout.broken) for file, layout in sound if layout.broken is not None]
         schemas = [(f, x.schema) for f, x in sound] + [(f, x) for f, x in seen if isinstance(x, pa.Schema)]
         if self._too_many_lost(name, spec, lost, schemas):
             return None

@@ -243,9 +243,12 @@ class _Part:
         with closing(open_file(file)) as reader:
             here = [name for name in self.schema.names if name in reader.schema.names]
             self._widen(file, reader.schema, here)
-            for i in range(len(reader.layout().pieces)):
+            layout = reader.layout()
+            for i in range(len(layout.pieces)):
                 for table in reader.read(i, here):
                     yield Block(table)
+            if layout.broken is not None:
+                raise BrokenStreamError(layout.broken)
 
     def _widen(self, file: FileRef, stored: pa.Schema, here: list[str]) -> None:
         """Start the part again where a file has columns or types that it cannot hold."""
@@ -278,7 +281,7 @@ class _Part:
 
     def _one_bad(self, file: FileRef, record: BadRecord, row: int) -> None:
         if self.job.strict:
-            at = f", byte {self.job.batch.start + record.offset}" if record.offset >= 0 else ""
+            at = f", byte {record.offset}" if record.offset >= 0 else ""
             place = f"record {record.row}{at}" if self.job.batch.format != "images" else "image"
             raise BuildError(f"input '{self.job.input}', {file.path}, {place}: {record.reason}; {MEND}")
         self.raw += len(record.raw)

@@ -31,10 +31,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Layout:
-    """Schema and pieces of a file, read from its metadata."""
+    """Schema and pieces of a file, read from its metadata; ``broken`` says why there are not all of them."""
 
     schema: Any
     pieces: tuple[Piece, ...]
+    broken: str | None = None
 
 
 class UnreadableError(Exception):
