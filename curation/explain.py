@@ -18,13 +18,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curation.engine.store import Store
-from curation.errors import BuildError, CurationError
+from curation.errors import BuildError, CurationError, InputError
 from curation.flow.evaluate import Readers, path_bits, read_source
 from curation.flow.graph import Source
 from curation.flow.inputs import SNIFF_FILES, layout_of
 from curation.flow.reading import Batch, ReadJob, chunks_of_parts, read_options, sniff
 from curation.io.chunks import Chunk, ChunkReader, Skip, cut
-from curation.io.files import RECORDS, FileRef, InputError, find_files
+from curation.io.files import RECORDS, FileRef, find_files
 from curation.io.formats import UnreadableError
 from curation.io.manifest import Manifest, ManifestError, read_manifest
 from curation.report.rows import Place, Rows, scan

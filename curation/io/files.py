@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 import xxhash
 
-from curation.errors import CurationError
+from curation.errors import CurationError, InputError
 from curation.io import remote
 from curation.io.huggingface import hf_files
 from curation.io.manifest import ManifestError, read_manifest
@@ -39,12 +39,6 @@ RECORDS = ("jsonl", "csv", "webdataset", "images")
 FORMATS = ("parquet", "arrow", "jsonl", "csv", "webdataset", "images", "lance")
 """Formats that a recipe may state."""
 SHOWN = ".parquet .arrow .jsonl .csv .tsv .tar .lance, images, and the text formats with .gz or .zst"
-
-
-class InputError(CurationError):
-    """An input cannot be found or is not what the recipe says."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)

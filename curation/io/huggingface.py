@@ -6,7 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from curation.io.files import InputError
+from curation.errors import InputError
 
 
 def hf_files(folder: Path) -> list[Path] | None:

@@ -160,11 +160,7 @@ def value_of(kind, i, new):
         return _text_line(kind, f"\n{i},".encode(), b"\n" + new + b",")
     if kind == "webdataset":
         return lambda data: tar(
-            [
-                (f"{k:06}.{e}", new if (k, e) == (i, "cls") else c)
-                for k in range(ROWS, 2 * ROWS)
-                for e, c in _sample(k)
-            ]
+            [(f"{k:06}.{e}", new if (k, e) == (i, "cls") else c) for k in range(ROWS, 2 * ROWS) for e, c in _sample(k)]
         )
     return _text_line(kind, f'"id": {i},'.encode(), b'"id": ' + new + b",")
 

@@ -6,8 +6,9 @@ import os
 
 import pytest
 
+from curation.errors import InputError
 from curation.io import files
-from curation.io.files import InputError, file_ref, find_files
+from curation.io.files import file_ref, find_files
 from tests.flow.helpers import people, run, write
 
 

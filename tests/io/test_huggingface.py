@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from curation.io.files import InputError
+from curation.errors import InputError
 from curation.io.huggingface import hf_files
 
 
