@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import CurationError, RecipeError
+from curation.io.location import Location, RemotePath, local, location_of
 from curation.io.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -69,9 +70,9 @@ def build(
     memory
         Bytes a worker may use, or text such as ``"4GB"``; None is 80 % of what is free.
     out
-        Directory of the result, in the place of the recipe's.
+        Directory or URL of the result, in the place of the recipe's.
     work
-        Directory for intermediates; default beside the output.
+        Directory for intermediates; default beside the output, or beside the recipe if that is in a store.
     overrides
         Changes to the recipe such as ``"stages.rare.k=7"``.
     sample
@@ -121,14 +122,14 @@ def build(
 
 
 def open(path: str | os.PathLike[str]) -> Build:
-    """Open a result by its directory.
+    """Open a result by its directory, or by its URL in a store.
 
     Raises
     ------
     CurationError
         If no build stands there.
     """
-    return Build(read_manifest(Path(path).absolute()))
+    return Build(read_manifest(location_of(path)))
 
 
 def read_recipe(
@@ -154,7 +155,8 @@ def read_recipe(
     if len(recipe.outputs) > 1 or recipe.outputs[0].name != "output":
         changes = " ".join(f"--set outputs.{each.name}.path=DIR" for each in recipe.outputs)
         raise RecipeError(f"{recipe.file}: --out is for recipes with `output:`; here say {changes}")
-    target = str(Path(out).absolute())
+    at = location_of(out)
+    target = at.url if isinstance(at, RemotePath) else str(at)
     load_recipe(path, overrides=[*overrides, f"output.path={target}"])  # refuses a path that holds an input
     return recipe.model_copy(update={"outputs": (recipe.outputs[0].model_copy(update={"path": target}),)})
 
@@ -172,8 +174,8 @@ class Build:
         self.manifest = manifest
 
     @property
-    def path(self) -> Path:
-        """Directory of the build."""
+    def path(self) -> Location:
+        """Directory of the build, or its prefix in a store."""
         return self.manifest.root
 
     @property
@@ -201,13 +203,13 @@ class Build:
         CurationError
             If the recipe has no feed, or the build no rows.
         """
-        from curation.feed.plan import Plan
+        from curation.report.rows import open_plan
 
         path = self.manifest.path("plan")
         if path is None:
             why = "its recipe has no `feed:`" if self.rows else "it has no rows"
             raise CurationError(f"{self.path}: no plan, since {why}; add one and build again")
-        return Plan.open(path)
+        return open_plan(path)
 
     def loader(
         self,
@@ -217,6 +219,8 @@ class Build:
         epoch: int | None = None,
     ) -> Loader:
         """Batches of the plan for one rank: iterates ``dict[str, numpy array]``.
+
+        Shards in a store are fetched once, checked by their hash and removed when the process ends.
 
         Parameters
         ----------
@@ -236,7 +240,10 @@ class Build:
         from curation.report.rows import Rows
 
         shards = ShardSet(
-            Rows(self.manifest).paths,
+            [
+                local(path, xxh3=shard.xxh3)
+                for path, shard in zip(Rows(self.manifest).paths, self.manifest.shards, strict=True)
+            ],
             [shard.rows for shard in self.manifest.shards],
             self.manifest.content["shard_format"],
         )

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from curation.feed.plan import Plan
 from curation.io.files import format_of
+from curation.io.location import Location
 from curation.io.manifest import Manifest
 from curation.report import draw
 from curation.report.facts import SMALL_GROUP, SMALL_SHOWN, Small, chain
-from curation.report.rows import Rows, counts, scan
+from curation.report.rows import Rows, counts, open_plan, scan
 from curation.report.values import to_python, to_text
 from curation.tables import keep, take
 from curation.types import MIX, ORIGIN, OWN_COLUMNS, PARENT_A, PARENT_B, ROW_ID, SYNTHETIC
@@ -123,7 +123,7 @@ class Look:
         Files of the inputs, by name, if they are at hand.
     """
 
-    def __init__(self, manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None) -> None:
+    def __init__(self, manifest: Manifest, inputs: Mapping[str, Sequence[Location]] | None) -> None:
         self._manifest = manifest
         self._content = manifest.content
         self._inputs = inputs or {}
@@ -230,7 +230,7 @@ class Look:
         stated = self._content["recipe"]["inputs"][source].get("format")
         frames = []
         for kind in ("parquet", "arrow"):
-            paths = [path for path in files if format_of(path, stated) == kind]
+            paths = [path for path in files if format_of(Path(path.name), stated) == kind]
             if paths:
                 frame = scan(paths, kind)
                 if name not in frame.collect_schema().names():
@@ -243,7 +243,7 @@ class Look:
         path = self._manifest.path("plan")
         if path is None or self._content["group_column"] is None:
             return None
-        plan = Plan.open(path)
+        plan = open_plan(path)
         first, last = plan.shares(0), plan.shares(plan.n_steps - 1)
         return {_text(group): (share, last[group]) for group, share in first.items()}
 
