@@ -201,12 +201,13 @@ def _why(error: BaseException) -> tuple[Failure, str]:
         ("credentials", bool(names & _CREDENTIALS)),
         ("denied", bool(codes & _DENIED) or any(isinstance(each, PermissionError) for each in chain)),
         ("changed", "FileExpired" in names or bool(codes & {"PreconditionFailed", "412"})),
-        ("missing", any(isinstance(each, FileNotFoundError) for each in chain) or "404" in codes),
         ("busy", bool((codes | names) & _BUSY) or any(re.fullmatch("5..", code) for code in codes)),
         (
             "unreachable",
             bool(names & _UNREACHABLE) or any(isinstance(each, _NO_ANSWER) for each in chain),
         ),
+        # Last, since a client may take every failure of a look-up for a missing object.
+        ("missing", any(isinstance(each, FileNotFoundError) for each in chain) or "404" in codes),
     ]
     found = next((failure for failure, holds in tests if holds), None)
     if found is not None:
@@ -226,9 +227,9 @@ def _codes(error: BaseException) -> Iterator[str]:
     if isinstance(response, Mapping):
         yield str(response.get("Error", {}).get("Code", ""))
         yield str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-    for name in ("status", "code"):
-        if isinstance(getattr(error, name, None), int):
-            yield str(getattr(error, name))
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        yield str(status)
 
 
 # Reading
@@ -352,7 +353,7 @@ def _token(store: Any, info: Mapping[str, Any]) -> str:
     for name in _TOKENS:
         value = info.get(name)
         if value not in (None, "", b""):
-            text = value.isoformat() if hasattr(value, "isoformat") else str(value).strip('"')
+            text = str(value.timestamp()) if isinstance(value, datetime) else str(value).strip('"')
             return f"{info.get('size')}-{text}"
     return str(store.ukey(info["name"]))
 
