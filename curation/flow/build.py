@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ from curation.flow.evaluate import Made, release
 from curation.flow.feeding import feed_options
 from curation.flow.jobs import LedgerJob
 from curation.flow.passes import OutputResult, Passes, ShardResult
-from curation.flow.publish import check_writable, lay_out_folder, upload
+from curation.flow.publish import check_writable, lay_out_folder, release_folders, upload
 from curation.flow.quarantine import write_quarantine
 from curation.hashing import combine
 from curation.io import commits
@@ -274,8 +273,7 @@ class _Build:
             if not Manifest(root, content).complete():  # another build has cleaned up meanwhile: no lock holds a store
                 self._upload(name, folders[name])
                 put_manifest(root, content)
-            if folders[name] != root:
-                shutil.rmtree(folders[name])
+        release_folders(Path(self._runner.store.root))
         return {name: Manifest(self._outputs[name], content) for name, content in staged.items()}
 
     def _upload(self, name: str, folder: Path) -> None:

@@ -28,6 +28,11 @@ def lay_out_folder(root: Location, work: Path, name: str) -> Path:
     return folder
 
 
+def release_folders(work: Path) -> None:
+    """Remove what was laid out, now that it is sent."""
+    shutil.rmtree(work / OUTGOING, ignore_errors=True)
+
+
 def check_writable(root: Location) -> None:
     """Write and remove a small object, so that a build does not end for want of a permission when it is done.
 
