@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -170,10 +171,15 @@ def scripted(status: int, code: str, times: int) -> Iterator[Scripted]:
             thread.join()
 
 
+@contextmanager
+def silent() -> Iterator[str]:
+    """URL of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
 def closed_port() -> str:
     """URL on which nobody listens."""
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,8 @@ def work_folder(recipe: Recipe, options: BuildOptions) -> Path:
         return options.work
     first = location_of(recipe.outputs[0].path)
     if isinstance(first, RemotePath):
-        return Path(recipe.root) / "build" / f"{recipe.name}.work"
+        name = re.sub(r"[^\w.-]+", "-", recipe.name)
+        return Path(recipe.root) / "build" / f"{name}.work"
     return first.with_name(f"{first.name}.work")
 
 

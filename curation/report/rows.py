@@ -45,11 +45,11 @@ def _scan_store(paths: Sequence[Location], format: str) -> pl.LazyFrame:
         left = n_rows
         for path in paths:
             for batch, _ in batches(path, format, columns, 0):
-                if left is not None and left <= 0:
-                    return
                 found = _frame(batch.slice(0, left))
                 left = None if left is None else left - found.height
                 yield found if predicate is None else found.filter(predicate)
+                if left == 0:
+                    return
 
     with opened(paths[0]) as file:
         schema = pq.read_schema(file) if format == "parquet" else pa.ipc.open_file(file).schema

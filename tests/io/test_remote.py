@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from curation.io import remote
 from curation.io.atomic import TEMPORARY
 from curation.io.remote import RemoteError
-from tests.s3 import SECRET, closed_port, scripted, used
+from tests.s3 import SECRET, closed_port, scripted, silent, used
 
 
 @pytest.fixture
@@ -241,6 +242,16 @@ def test_failure__endpoint_that_does_not_answer(bucket, monkeypatch):
     expected = r"did not answer, tried 4 times; .*FSSPEC_S3_ENDPOINT_URL"
     with used(closed_port(), {}, monkeypatch), pytest.raises(RemoteError, match=expected):
         remote.exists(f"{bucket.url}/a")
+
+
+@pytest.mark.parametrize("call", [remote.read_bytes, lambda url: remote.put_bytes(b"x", url), remote.open_read])
+def test_failure__server_that_says_nothing_ends_in_time(bucket, monkeypatch, call):
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    monkeypatch.setattr(remote, "READ_S", 0.2)
+    started = time.monotonic()
+    with silent() as url, used(url, {}, monkeypatch), pytest.raises(RemoteError, match="the store refused for now"):
+        call(f"{bucket.url}/a")
+    assert time.monotonic() - started < 5
 
 
 def test_failure__names_the_extra_of_a_missing_client(monkeypatch):
