@@ -64,8 +64,9 @@ PART_BYTES = 8 << 20
 READ_ONLY = frozenset({"http", "https"})
 WHOLE_PUTS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "r2"})
 """Stores that show an object only when all of it has arrived; elsewhere files get a temporary name first."""
-EXTRAS = {"s3": "s3", "s3a": "s3"}
-"""Extra of this package that brings the client of a protocol."""
+S3 = frozenset({"s3", "s3a"})
+EXTRAS = dict.fromkeys([*S3, *READ_ONLY], "s3")
+"""Extra of this package that brings the client of a protocol; that of S3 is made of that of HTTP."""
 
 Failure = Literal["bucket", "credentials", "denied", "missing", "changed", "unreachable", "busy", "other"]
 
@@ -150,7 +151,7 @@ def _located(url: str) -> tuple[Any, str]:
         if "Protocol not known" not in str(error):
             raise RemoteError(f"{redacted(url)}: is no URL of {protocol}:// that can be read; correct it") from error
         raise RemoteError(f"{redacted(url)}: expected a protocol that fsspec knows, got {protocol}://") from error
-    if protocol in EXTRAS:
+    if protocol in S3:
         found.retries = 1  # tries are counted in one place, here
     return found, path
 
@@ -160,19 +161,19 @@ def _install(protocol: str) -> str:
         return f"install the extra: pip install 'curation[{EXTRAS[protocol]}]'"
     from fsspec.registry import known_implementations
 
-    advice = known_implementations.get(protocol, {}).get("err", "install the package that brings it")
-    return f"{advice[:1].lower()}{advice[1:]}"
+    return str(known_implementations.get(protocol, {}).get("err", "install the package that brings it"))
 
 
 def _options(protocol: str) -> dict[str, Any]:
     """Waits that end, beneath what the user has configured: an option given by hand would hide the user's own."""
     from fsspec.config import conf
 
-    if protocol in ("s3", "s3a"):
+    if protocol in S3:
         waits = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": {"total_max_attempts": 1}}
-        waits |= conf.get(protocol, {}).get("config_kwargs", {})
+        for name in sorted(S3):
+            waits |= conf.get(name, {}).get("config_kwargs", {})
         return {"config_kwargs": waits, "use_listings_cache": False}
-    if protocol in ("http", "https"):
+    if protocol in READ_ONLY:
         import aiohttp
 
         wait = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
@@ -484,7 +485,7 @@ def put_file(local: Path, url: str) -> None:
     """
     size = local.stat().st_size
     store, path = _writable(url)
-    parts = {"chunksize": PART_BYTES} if protocol_of(url) in EXTRAS else {}
+    parts = {"chunksize": PART_BYTES} if protocol_of(url) in S3 else {}
     _put(url, store, path, size, lambda to: _asked(url, store, "put_file", str(local), to, sent=size, **parts))
 
 
@@ -530,7 +531,7 @@ def same_content(local: Path, url: str) -> bool:
     if info["type"] != "file" or int(info["size"]) != local.stat().st_size:
         return False
     tag = str(info.get("ETag") or "").strip('"')
-    return protocol_of(url) not in EXTRAS or not tag or tag == _etag(local)
+    return protocol_of(url) not in S3 or not tag or tag == _etag(local)
 
 
 def _etag(local: Path) -> str:

@@ -139,6 +139,13 @@ def test_publish__reaches_all_points(memory, tmp_path):
     assert set(commits.REMOTE_POINTS) <= set(reached)
 
 
+def test_second_run__asks_little(bucket, tmp_path):
+    publish(tmp_path, f"{bucket.url}/out")
+    before = sum(len(bucket.endpoint.requests(method)) for method in ("GET", "HEAD"))
+    publish(tmp_path, f"{bucket.url}/out")
+    assert sum(len(bucket.endpoint.requests(method)) for method in ("GET", "HEAD")) - before < 10
+
+
 def test_second_run__sends_nothing(bucket, tmp_path):
     publish(tmp_path, f"{bucket.url}/out")
     before = bucket.tags(), bucket.endpoint.requests("PUT"), bucket.endpoint.requests("POST")

@@ -254,11 +254,12 @@ def test_failure__server_that_says_nothing_ends_in_time(bucket, monkeypatch, cal
     assert time.monotonic() - started < 5
 
 
-def test_failure__names_the_extra_of_a_missing_client(monkeypatch):
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-    with pytest.raises(RemoteError, match=r"client for s3:// is missing; .*pip install 'curation\[s3\]'"):
-        remote.read_bytes("s3://b/a")
+@pytest.mark.parametrize(("protocol", "module"), [("s3", "s3fs"), ("https", "aiohttp")])
+def test_failure__names_the_extra_of_a_missing_client(monkeypatch, protocol, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)
+    with pytest.raises(RemoteError, match=rf"client for {protocol}:// is missing; .*pip install 'curation\[s3\]'"):
+        remote.read_bytes(f"{protocol}://b/a")
 
 
 def test_failure__of_an_unknown_protocol():
