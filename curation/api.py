@@ -7,11 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import CurationError, RecipeError
-from curation.io.location import Location, RemotePath, local, location_of
+from curation.io.location import Location, RemotePath, local, location_of, work_at
 from curation.io.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def build(
         workers=workers,
         scheduler=scheduler,
         memory=parse_bytes(memory) if isinstance(memory, str) else memory,
-        work=None if work is None else Path(work).absolute(),
+        work=work_at(work),
         sample=sample,
         force=force,
         verify_inputs=verify_inputs,

@@ -132,6 +132,7 @@ class Scripted(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Answers)
         self.status, self.body = status, f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode()
         self.left, self.asked = times, 0
+        self.paths: list[str] = []
 
     @property
     def url(self) -> str:
@@ -144,6 +145,7 @@ class _Answers(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         self.server.asked += 1
+        self.server.paths.append(self.path)
         self.server.left -= 1
         status, body = (self.server.status, self.server.body) if self.server.left >= 0 else (200, b"fine")
         self.send_response(status)

@@ -8,7 +8,9 @@ import time
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
+from s3fs.core import S3File
 
 import curation
 from curation.errors import CurationError
@@ -77,6 +79,24 @@ def test_head__reads_no_more_shards_than_it_needs(both, s3):
     assert all("part-00000" in path for path in asked)
 
 
+@pytest.mark.parametrize("format", ["arrow", "parquet"])
+def test_columns__that_are_not_asked_for_do_not_travel(bucket, tmp_path, monkeypatch, format):
+    noise = np.random.default_rng(0).bytes(4 << 20)
+    table = pa.table({"id": range(1 << 12), "raw": [noise[i << 10 : (i + 1) << 10] for i in range(1 << 12)]})
+    recipe = RECIPE.partition("stages")[0] + f"output: {{path: build/tiny, format: {format}}}\n"
+    there = curation.build(make_project(tmp_path, recipe, table), out=f"{bucket.url}/tiny")
+    fetched: list[int] = []
+    read = S3File._fetch_range
+
+    def counted(file, start, end):
+        fetched.append(end - start)
+        return read(file, start, end)
+
+    monkeypatch.setattr(S3File, "_fetch_range", counted)
+    assert there.table().select("id").collect().height == 1 << 12
+    assert 0 < sum(fetched) < 1 << 20
+
+
 def test_plan_and_loader__are_those_of_the_local_build(both):
     here, there = both
     assert there.plan.fingerprint == here.plan.fingerprint
@@ -122,6 +142,13 @@ def test_build__prints_the_url(bucket, tmp_path):
     assert f"in {url}" in first.output
     assert re.search(rf"report: {url}/meta/[0-9a-f]+/report.html", first.output)
     assert again.output.splitlines()[-1] == f"up to date: 180 rows in {url}"
+
+
+@pytest.mark.parametrize("verb", ["build", "plan"])
+def test_work__cannot_lie_in_a_store(tmp_path, verb):
+    done = curate(verb, make_project(tmp_path), "--work", f"s3://me:{SECRET}@bucket/work")
+    assert done.exit_code == 2
+    assert "--work: expected a local directory, got s3://bucket/work; only results" in done.output
 
 
 def test_plan_and_validate__name_the_store(bucket, tmp_path):

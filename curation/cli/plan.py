@@ -32,18 +32,16 @@ def command(recipe: str, overrides: tuple[str, ...], out: str | None, **given: A
 
     Ends with exit code 3 if the build would be refused.
     """
-    from pathlib import Path
-
     from curation.api import read_recipe
     from curation.engine.executor import IDLE_BYTES
     from curation.flow.bind import bind
     from curation.flow.build import BuildOptions, work_folder
     from curation.flow.estimate import estimate, refuse
-    from curation.io.location import location_of
+    from curation.io.location import location_of, work_at
 
     loaded = read_recipe(recipe, overrides=overrides, out=out)
     work = given.pop("work")
-    run = BuildOptions(work=None if work is None else Path(work).absolute(), **given)
+    run = BuildOptions(work=work_at(work), **given)
     bound = bind(loaded, sample=run.sample)
     lines = estimate(bound)
     workers, sharing, memory = _surroundings(bound, run)

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import xxhash
 
-from curation.errors import CurationError
+from curation.errors import CurationError, RecipeError
 from curation.io import remote
 from curation.io.atomic import TEMPORARY, explained
 from curation.urls import is_url, local_text, redacted
@@ -87,6 +87,22 @@ def location_of(text: str | os.PathLike[str] | RemotePath) -> Location:
         return text
     name = os.fspath(text)
     return RemotePath(name.rstrip("/")) if is_url(name) else Path(local_text(name)).absolute()
+
+
+def work_at(text: str | os.PathLike[str] | None) -> Path | None:
+    """Work directory that was asked for, absolute.
+
+    Raises
+    ------
+    RecipeError
+        If it is in a store.
+    """
+    if text is None:
+        return None
+    place = location_of(text)
+    if isinstance(place, RemotePath):
+        raise RecipeError(f"--work: expected a local directory, got {place}; only results can lie in a store")
+    return place
 
 
 def local(place: Location, *, xxh3: str | None = None) -> Path:

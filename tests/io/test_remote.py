@@ -280,6 +280,14 @@ def test_http__is_read_and_not_written(tmp_path):
             remote.put_bytes(b"", f"{server.url}/a")
 
 
+def test_http__of_a_signed_url_lists_the_name_alone():
+    with scripted(404, "NotFound", times=0) as server:
+        (found,) = remote.list_files(f"{server.url}/x/a.parquet?sig={SECRET}", suffix_test=lambda _: True)
+        assert (found.relative, found.size) == ("a.parquet", 4)
+        assert remote.read_bytes(found.url) == b"fine"
+        assert server.paths[-1] == f"/x/a.parquet?sig={SECRET}"
+
+
 def test_http__that_is_not_there(tmp_path: Path):
     with scripted(404, "NotFound", times=99) as server:
         assert not remote.exists(f"{server.url}/a")
