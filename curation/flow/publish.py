@@ -42,7 +42,7 @@ def check_writable(root: Location) -> None:
         If the store cannot be reached or does not allow it.
     """
     if isinstance(root, RemotePath):
-        probe = (root / f"{TEMPORARY}{secrets.token_hex(6)}-probe").url
+        probe = (root / f"meta/{TEMPORARY}{secrets.token_hex(6)}-probe").url
         remote.put_bytes(b"", probe)
         remote.delete(probe)
 

@@ -192,13 +192,15 @@ def _clean_up_in(root: RemotePath, keep: list[str]) -> None:
     """Remove old generations of a store; nothing holds a lock there, so one that is being uploaded must stay."""
     newest: dict[str, float] = {}
     named = set()
+    now = time.time()
     for part in PARTS:
         for path, (_, written) in remote.walked((root / part).url).items():
             build_id = path.partition("/")[0]
+            if path.rpartition("/")[2].startswith(TEMPORARY) and now - written > UNFINISHED_S:
+                remote.delete((root / part / path).url)
             if _is_build_id(build_id):
                 newest[build_id] = max(newest.get(build_id, 0.0), written)
                 named |= {build_id} if (part, path) == ("meta", f"{build_id}/{NAME}") else set()
-    now = time.time()
     for build_id, written in newest.items():
         if build_id not in keep and (build_id in named or now - written > UNFINISHED_S):
             # Its own manifest goes last: until then, an interrupted removal is taken up again.

@@ -17,6 +17,7 @@ import pytest
 from curation.flow.build import BuildOptions, BuildResult, build, work_folder
 from curation.io import commits, remote
 from curation.io import manifest as manifests
+from curation.io.atomic import TEMPORARY
 from curation.io.location import RemotePath
 from curation.io.manifest import ManifestError, clean_up, read_manifest
 from curation.recipe.load import load_recipe
@@ -237,13 +238,15 @@ def test_clean_up__leaves_what_is_not_ours_and_what_is_being_sent(memory, monkey
     sent, given_up = "a" * 16, "b" * 16
     for path in ("notes.txt", "meta/notes/n.txt", f"shards/{sent}/part-00000.arrow"):
         remote.put_bytes(b"x", f"{memory}/{path}")
+    remote.put_bytes(b"x", f"{memory}/meta/{TEMPORARY}probe")
     for path in (f"meta/{given_up}/manifest.json", f"shards/{given_up}/part-00000.arrow"):
         remote.put_bytes(b"x", f"{memory}/{path}")
     clean_up(RemotePath(memory), ["c" * 16])
-    assert set(remote.sizes(memory)) == {"notes.txt", "meta/notes/n.txt", f"shards/{sent}/part-00000.arrow"}
+    mine, probe = {"notes.txt", "meta/notes/n.txt"}, f"meta/{TEMPORARY}probe"
+    assert set(remote.sizes(memory)) == mine | {probe, f"shards/{sent}/part-00000.arrow"}
     monkeypatch.setattr(manifests, "UNFINISHED_S", -1)
     clean_up(RemotePath(memory), ["c" * 16])
-    assert set(remote.sizes(memory)) == {"notes.txt", "meta/notes/n.txt"}
+    assert set(remote.sizes(memory)) == mine
 
 
 def test_two_builds__to_one_place_are_whole_each(memory, tmp_path, expected):
