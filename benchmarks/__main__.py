@@ -7,7 +7,10 @@ from importlib import import_module
 
 NAMES = {
     "filter_write": "filter and write 64M rows, against Polars; memory under --memory 1GB",
+    "near_dedup": "near duplicates of 100,000 texts, against datatrove",
+    "parquet_profile": "single rows of Parquet shards by pread, against read_row_group; footers with statistics",
     "smote": "SMOTE on 1M x 64, against imbalanced-learn",
+    "text_filter": "JSON lines through a filter to Parquet, against datatrove and Data-Juicer",
     "startup": "--help, cold quickstart, no-op",
 }
 
@@ -17,7 +20,7 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
         print("usage: python -m benchmarks NAME [NUMBER ...]")
         for name, about in NAMES.items():
-            print(f"  {name:14} {about}")
+            print(f"  {name:16} {about}")
         return 2
     import_module(f"benchmarks.{sys.argv[1]}").main(*map(int, sys.argv[2:]))
     return 0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from curation.feed.loader import Loader
     from curation.feed.plan import Plan
     from curation.recipe.model import Recipe
+    from curation.rollback import Generation
 
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
@@ -53,6 +54,7 @@ def build(
     sample: float = 1.0,
     force: bool = False,
     verify_inputs: bool = False,
+    allow_plugins: bool = False,
     output: str | None = None,
     events: Events | None = None,
 ) -> Build:
@@ -80,6 +82,8 @@ def build(
         Throw earlier work away.
     verify_inputs
         Recognise input files by all their bytes.
+    allow_plugins
+        Import and run stages that are not ours: it is code, so only that of people you trust.
     output
         Name of the output that is returned, of a recipe with several; default the first.
     events
@@ -98,7 +102,7 @@ def build(
     from curation.flow.build import BuildOptions
     from curation.flow.build import build as run
 
-    recipe = read_recipe(recipe_path, overrides=overrides, out=out)
+    recipe = read_recipe(recipe_path, overrides=overrides, out=out, allow_plugins=allow_plugins)
     names = [each.name for each in recipe.outputs]
     if output is not None and output not in names:
         raise RecipeError(f"output: expected one of {', '.join(names)}, got {output!r}")
@@ -136,6 +140,7 @@ def read_recipe(
     *,
     overrides: Sequence[str] = (),
     out: str | os.PathLike[str] | None = None,
+    allow_plugins: bool = False,
 ) -> Recipe:
     """Load a recipe, with the path of its single output replaced by ``out`` (relative to the current directory).
 
@@ -148,7 +153,7 @@ def read_recipe(
     """
     from curation.recipe.load import load_recipe
 
-    recipe = load_recipe(path, overrides=overrides)
+    recipe = load_recipe(path, overrides=overrides, allow_plugins=allow_plugins)
     if out is None:
         return recipe
     if len(recipe.outputs) > 1 or recipe.outputs[0].name != "output":
@@ -156,7 +161,8 @@ def read_recipe(
         raise RecipeError(f"{recipe.file}: --out is for recipes with `output:`; here say {changes}")
     at = location_of(out)
     target = at.url if isinstance(at, RemotePath) else str(at)
-    load_recipe(path, overrides=[*overrides, f"output.path={target}"])  # refuses a path that holds an input
+    # Refuses a path that holds an input.
+    load_recipe(path, overrides=[*overrides, f"output.path={target}"], allow_plugins=allow_plugins)
     return recipe.model_copy(update={"outputs": (recipe.outputs[0].model_copy(update={"path": target}),)})
 
 
@@ -238,12 +244,13 @@ class Build:
         from curation.feed.loader import Loader, ShardSet
         from curation.report.rows import Rows
 
+        listed = self.manifest.shards
+        for shard in listed:
+            if shard.sidecar is not None:  # it lies beside the shard, as it does in the result
+                local(self.path / shard.sidecar.path, xxh3=shard.sidecar.xxh3)
         shards = ShardSet(
-            [
-                local(path, xxh3=shard.xxh3)
-                for path, shard in zip(Rows(self.manifest).paths, self.manifest.shards, strict=True)
-            ],
-            [shard.rows for shard in self.manifest.shards],
+            [local(path, xxh3=shard.xxh3) for path, shard in zip(Rows(self.manifest).paths, listed, strict=True)],
+            [shard.rows for shard in listed],
             self.manifest.content["shard_format"],
         )
         return Loader(self.plan, shards, rank=rank, world_size=world_size, columns=columns, epoch=epoch)
@@ -264,6 +271,30 @@ class Build:
 
         found = {name: Build(manifest) for name, manifest in siblings(self.manifest).items()}
         return found | {str(self.manifest.content["output"]): self}
+
+    @property
+    def generations(self) -> list[Generation]:
+        """Generations that stand in the directory, the newest first."""
+        from curation.rollback import generations_of
+
+        return generations_of(self.path)
+
+    def rollback(self, to: str | None = None) -> Build:
+        """Make another generation the current one, and return it; this build stays what it is.
+
+        Parameters
+        ----------
+        to
+            Build id, or the beginning of one; None is the generation before the current one.
+
+        Raises
+        ------
+        CurationError
+            If there is no such generation, or a build holds the output.
+        """
+        from curation.rollback import rollback
+
+        return Build(rollback(self.path, to)[1])
 
     def explain(self, row: int | str) -> Explanation:
         """Say what became of a row.

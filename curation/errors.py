@@ -49,6 +49,12 @@ class RefusedError(CurationError):
     exit_code = 3
 
 
+class InputError(CurationError):
+    """An input cannot be found or is not what the recipe says."""
+
+    exit_code = 2
+
+
 class LockedError(CurationError):
     """Another build holds the output."""
 

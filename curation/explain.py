@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +17,14 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.errors import BuildError, CurationError
-from curation.flow.bind import layout_of
-from curation.flow.evaluate import path_bits, read_source
+from curation.engine.store import Store
+from curation.errors import BuildError, CurationError, InputError
+from curation.flow.evaluate import Readers, path_bits, read_source
 from curation.flow.graph import Source
+from curation.flow.inputs import SNIFF_FILES, layout_of
+from curation.flow.reading import Batch, ReadJob, chunks_of_parts, read_options, sniff
 from curation.io.chunks import Chunk, ChunkReader, Skip, cut
-from curation.io.files import FileRef, InputError, find_files
+from curation.io.files import RECORDS, FileRef, find_files
 from curation.io.formats import UnreadableError
 from curation.io.location import Location, RemotePath, location_of
 from curation.io.manifest import Manifest, ManifestError, read_manifest
@@ -43,9 +46,13 @@ from curation.types import (
     with_own,
 )
 from curation.urls import is_url, local_text
+from curation.widen import WidenError, unify
 
 LIMIT = 20
 """Rows that are explained at a time."""
+
+IMAGES = 1024
+"""Images that are read together."""
 
 Verdict = Literal["kept", "dropped", "quarantined", "not selected", "never seen", "unknown"]
 
@@ -132,7 +139,8 @@ def explain(manifest: Manifest, question: str) -> Explanation:
     CurationError
         If it is neither, or no output and no input has the column.
     """
-    return _Inquiry(manifest).answer(question)
+    with closing(_Inquiry(manifest)) as inquiry:
+        return inquiry.answer(question)
 
 
 # Where things are: the manifest names inputs and outputs as the recipe does, so the recipe's directory is looked for.
@@ -279,36 +287,73 @@ class _Inquiry:
             if len(files) < len(sizes):
                 self._note(f"input '{name}': {len(sizes) - len(files)} of {len(sizes)} files were not found")
             chunks: list[Chunk] = []
-            schema: pa.Schema | None = None
+            schemas: list[pa.Schema] = []
             for file in files.values():
                 if file.size != sizes[file.relative]:
                     self._note(f"{file.path}: has changed since the build; its rows may differ")
-                opened = self._chunks(name, file)
+            for group in _read_together(list(files.values())):
+                opened = self._chunks(name, group)
                 if opened is not None:
-                    schema = opened[0]
+                    schemas.append(opened[0])
                     chunks += opened[1]
-            if schema is not None:
-                yield self._source(name, schema), chunks
+            if schemas:
+                yield self._source(name, unify(schemas, exact=True)), chunks
 
     def _source(self, name: str, schema: pa.Schema) -> Source:
         """Input without its condition and share: rows that were not selected are told apart afterwards."""
         spec, seed = self.manifest.content["recipe"]["inputs"][name], int(self.manifest.content["seed"])
-        return Source(name, spec.get("key"), None, 1.0, seed, with_own(schema, ROW_ID), ROW_ID in schema.names)
+        own = ROW_ID in schema.names
+        return Source(name, spec.get("key"), None, 1.0, seed, with_own(schema, ROW_ID), schema, own)
 
-    def _chunks(self, name: str, file: FileRef) -> tuple[pa.Schema, list[Chunk]] | None:
-        """Schema and chunks of a file, without the rows that were refused though they can be read."""
+    def _chunks(self, name: str, files: Sequence[FileRef]) -> tuple[pa.Schema, list[Chunk]] | None:
+        """Schema and chunks of files read together, without the rows that were refused though they can be read."""
+        found = self._parts(name, files) if files[0].format in RECORDS else self._pieces(name, files[0])
+        if found is None:
+            return None
+        refused = [
+            (each["file"], each["start"], each["stop"], each["reason"])
+            for each in self._lines
+            if each["input"] == name and "rows" in each
+        ]
+        return found[0], [chunk.without(_skipped(chunk, refused)) for chunk in found[1]]
+
+    def _bits(self, name: str, file: FileRef) -> int:
+        return next((bits for bits, path in self._row_bits(name).items() if path == file.relative), 0)
+
+    def _pieces(self, name: str, file: FileRef) -> tuple[pa.Schema, list[Chunk]] | None:
         layout = layout_of(file)
         if isinstance(layout, UnreadableError):
             self._note(f"{file.path}: {layout}")
             return None
-        bits = next((bits for bits, path in self._row_bits(name).items() if path == file.relative), 0)
-        chunks = cut(name, file, layout, row_bits=bits)
-        lines = [each for each in self._lines if (each["input"], each["file"]) == (name, file.relative)]
-        refused = [Skip(each["start"], each["stop"], each["reason"]) for each in lines if "rows" in each]
-        return layout.schema, [
-            chunk.without([skip for skip in refused if skip.start < chunk.stop and skip.stop > chunk.start])
-            for chunk in chunks
-        ]
+        return layout.schema, cut(name, file, layout, row_bits=self._bits(name, file))
+
+    def _parts(self, name: str, files: Sequence[FileRef]) -> tuple[pa.Schema, list[Chunk]] | None:
+        """Read files front to back into a temporary folder."""
+        spec = self.manifest.content["recipe"]["inputs"][name]
+        nulls = spec.get("nulls")
+        options = read_options(spec.get("types") or {}, spec.get("delimiter"), nulls, partial=False)
+        try:
+            schemas = [sniff(file, options) for file in files[:SNIFF_FILES]]
+            bits = tuple(self._bits(name, file) for file in files)
+            job = ReadJob(name, Batch(tuple(files), bits), unify(schemas, exact=True), options, False, "explain")
+            store = Store(self._folder.name)
+            found = chunks_of_parts(name, [job], [job.run(store)], store.data)
+        except (UnreadableError, CurationError, WidenError) as error:
+            self._note(f"{files[0].path}: {error}")
+            return None
+        for file, reason in found.broken:
+            self._note(f"{file.path}: {reason}")
+        return found.schemas[0][1], list(found.chunks)
+
+    @cached_property
+    def _folder(self) -> TemporaryDirectory[str]:
+        """Folder for what is read again."""
+        return TemporaryDirectory(prefix="curation-explain-")
+
+    def close(self) -> None:
+        """Remove what was read again."""
+        if "_folder" in self.__dict__:
+            self._folder.cleanup()
 
     def _row_bits(self, name: str) -> dict[int, str]:
         """Paths of the files of an input by the bits that stand for them in row ids."""
@@ -330,24 +375,24 @@ class _Inquiry:
         for chunk, numbers, table in self._read(source, chunks, column):
             ids = ids_of(table)
             for row in np.flatnonzero(_matches(table, column, value)).tolist():
-                yield _Seen(int(ids[row]), Origin(source.name, chunk.file.relative, int(numbers[row])))
+                yield _Seen(int(ids[row]), _origin(chunk, int(numbers[row])))
 
     def _read(self, source: Source, chunks: list[Chunk], column: str) -> Iterator[tuple[Chunk, Positions, pa.Table]]:
         """Rows of the chunks that can be read, each with its number in the file; notes say which cannot."""
         salted, columns = self._salted(source.name), frozenset([column, ROW_ID])
-        with closing(ChunkReader()) as reader:
+        with closing(Readers()) as readers:
             for chunk in chunks:
                 sound = chunk
                 try:
                     try:
-                        table, _ = read_source(source, sound, reader, columns, salted)
+                        table, _ = read_source(source, sound, readers, columns, salted)
                     except BuildError:
-                        sound = self._without_faults(source, chunk, reader, column)
-                        table, _ = read_source(source, sound, reader, columns, salted)
+                        sound = self._without_faults(source, chunk, readers.rest, column)
+                        table, _ = read_source(source, sound, readers, columns, salted)
                 except (BuildError, UnreadableError) as error:
                     self._note(str(error).partition(";")[0])
                     continue
-                yield sound, reader.read(sound, ())[1], table
+                yield sound, readers.rest.read(sound, ())[1], table
 
     def _without_faults(self, source: Source, chunk: Chunk, reader: ChunkReader, column: str) -> Chunk:
         """The chunk without the pieces that cannot be decoded."""
@@ -415,7 +460,7 @@ class _Inquiry:
         file = self._refs.get(origin.input, {}).get(origin.file)
         if file is None or origin.row is None:
             return "unknown", f"no output has it, and the file {origin.file} was not found"
-        opened = self._chunks(origin.input, file)
+        opened = self._chunks(origin.input, [file])
         if opened is None:
             return "unknown", f"no output has it, and {file.path} cannot be read"
         schema, chunks = opened
@@ -431,15 +476,15 @@ class _Inquiry:
         if where is not None and "${" in where:
             return "unknown", f"no output has it; `where: {where}` holds a variable, whose value no manifest keeps"
         wanted, salted = frozenset([ROW_ID]), self._salted(source.name)
-        with closing(ChunkReader()) as reader:
+        with closing(Readers()) as readers:
             try:
-                table, outside = read_source(replace(source, where=where), one, reader, wanted, salted)
+                table, outside = read_source(replace(source, where=where), one, readers, wanted, salted)
                 if outside:
                     return "not selected", f"outside `where: {where}`"
                 if table.num_rows != 1 or int(ids_of(table)[0]) != row_id:
-                    return "unknown", f"{one.file.path} has changed since the build"
+                    return "unknown", f"{one.files[0].path} has changed since the build"
                 sample = float(self.manifest.content["sample"])
-                if read_source(replace(source, sample=sample), one, reader, wanted, salted)[1]:
+                if read_source(replace(source, sample=sample), one, readers, wanted, salted)[1]:
                     return "not selected", f"outside the sample of this build ({sample:g} of the rows)"
             except (CurationError, UnreadableError) as error:
                 return "unknown", f"no output has it, and it cannot be read: {str(error).partition(';')[0]}"
@@ -482,7 +527,7 @@ class _Inquiry:
             for chunk, numbers, table in self._read(source, chunks, source.key_column or ROW_ID):
                 here = ids_of(table)
                 for row in np.flatnonzero(np.isin(here, wanted)).tolist():
-                    found.setdefault(int(here[row]), Origin(source.name, chunk.file.relative, int(numbers[row])))
+                    found.setdefault(int(here[row]), _origin(chunk, int(numbers[row])))
         return found
 
     # Rows set aside
@@ -536,6 +581,32 @@ class _Inquiry:
         except (OSError, pa.ArrowException, RemoteError) as error:
             self._note(f"{folder / name}: cannot be read: {error}")
             return None
+
+
+def _origin(chunk: Chunk, number: int) -> Origin:
+    file, row = chunk.origin(number)
+    return Origin(chunk.input, file.relative, row)
+
+
+def _read_together(files: list[FileRef]) -> Iterator[list[FileRef]]:
+    """Images in groups, all others one by one."""
+    images = [file for file in files if file.format == "images"]
+    yield from ([file] for file in files if file.format != "images")
+    yield from (images[i : i + IMAGES] for i in range(0, len(images), IMAGES))
+
+
+def _skipped(chunk: Chunk, refused: Sequence[tuple[str, int, int, str]]) -> list[Skip]:
+    """Refused rows (file, first, last + 1, reason) that lie in a chunk."""
+    if not chunk.segments:
+        places = [(chunk.file.relative, 0, chunk.start, chunk.stop)]
+    else:
+        places = [(s.file.relative, s.first - s.at, s.first, s.first + s.rows) for s in chunk.segments]
+    return [
+        Skip(max(start, low) - shift, min(stop, high) - shift, reason)
+        for file, start, stop, reason in refused
+        for name, shift, low, high in places
+        if name == file and start < high and stop > low
+    ]
 
 
 def _matches(table: pa.Table, column: str, value: str) -> NDArray[np.bool_]:

@@ -165,8 +165,8 @@ def key_hashes(values: pa.Array | pa.ChunkedArray, *, salt: bytes | str, bits: i
 
 
 @njit()
-def _mixed(h: np.uint64) -> np.uint64:
-    # Finaliser of SplitMix64: a bijection in which every input bit changes half of the output bits.
+def mixed(h: np.uint64) -> np.uint64:
+    """Finaliser of SplitMix64: a bijection in which every input bit changes half of the output bits (in kernels)."""
     h = (h ^ (h >> _S30)) * _M0
     h = (h ^ (h >> _S27)) * _M1
     return h ^ (h >> _S31)
@@ -183,29 +183,29 @@ def _step(h0: np.uint64, h1: np.uint64, w0: np.uint64, w1: np.uint64) -> tuple[n
 @njit()
 def _add(total: Words, lanes: Words, s0: np.uint64, s1: np.uint64) -> None:
     for i in range(total.shape[0]):
-        total[i, 0] += _mixed(lanes[i, 0] + s0)
-        total[i, 1] += _mixed(lanes[i, 1] + s1)
+        total[i, 0] += mixed(lanes[i, 0] + s0)
+        total[i, 1] += mixed(lanes[i, 1] + s1)
 
 
 @njit()
 def _finish(total: Words, s0: np.uint64, s1: np.uint64) -> None:
     for i in range(total.shape[0]):
-        total[i, 0] = _mixed(total[i, 0] + s0)
-        total[i, 1] = _mixed(total[i, 1] + s1)
+        total[i, 0] = mixed(total[i, 0] + s0)
+        total[i, 1] = mixed(total[i, 1] + s1)
 
 
 @njit()
 def _salted(lanes: Words, seed: np.uint64, out: Words) -> None:
     for i in range(out.shape[0]):
-        out[i] = _mixed(lanes[i, 0] ^ seed)
+        out[i] = mixed(lanes[i, 0] ^ seed)
 
 
 @njit()
 def _hash_words(words: Words, s0: np.uint64, s1: np.uint64, out: Words) -> None:
     for i in range(words.shape[0]):
         h0, h1 = _step(s0, s1, words[i], words[i])
-        out[i, 0] = _mixed(h0)
-        out[i, 1] = _mixed(h1)
+        out[i, 0] = mixed(h0)
+        out[i, 1] = mixed(h1)
 
 
 @njit()
@@ -228,8 +228,8 @@ def _hash_bytes(
             w &= _FULL >> (_64 - rest)
             h0, h1 = _step(h0, h1, w, w)
         n = np.uint64(sizes[i])
-        out[i, 0] = _mixed(h0 ^ (n * _B1))
-        out[i, 1] = _mixed(h1 ^ (n * _B0))
+        out[i, 0] = mixed(h0 ^ (n * _B1))
+        out[i, 1] = mixed(h1 ^ (n * _B0))
 
 
 @njit()
@@ -246,8 +246,8 @@ def _hash_lists(
         for e in range(starts[i], starts[i] + sizes[i]):
             h0, h1 = _step(h0, h1, lanes[e, 0], lanes[e, 1])
         n = np.uint64(sizes[i])
-        out[i, 0] = _mixed(h0 ^ (n * _B1))
-        out[i, 1] = _mixed(h1 ^ (n * _B0))
+        out[i, 0] = mixed(h0 ^ (n * _B1))
+        out[i, 1] = mixed(h1 ^ (n * _B0))
 
 
 @njit()
@@ -258,8 +258,8 @@ def _fold_nulls(valid: NDArray[np.bool_], starts: NDArray[np.int64], sizes: NDAr
             if not valid[starts[i] + e]:
                 w = np.uint64(e)
                 h0, h1 = _step(out[i, 0], out[i, 1], w, w)
-                out[i, 0] = _mixed(h0)
-                out[i, 1] = _mixed(h1)
+                out[i, 0] = mixed(h0)
+                out[i, 1] = mixed(h1)
 
 
 # ---- Arrow: from an array to one pair of lanes per element

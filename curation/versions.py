@@ -14,10 +14,12 @@ def versions() -> dict[str, str]:
     import pyarrow
 
     from curation.hashing import HASH_VERSION
+    from curation.io.parquet_profile import PROFILE
 
     return {
         "curation": __version__,
         "hash": str(HASH_VERSION),
+        "layout": str(PROFILE),
         "machine": platform.machine(),
         "numpy": numpy.__version__,
         "polars": polars.__version__,

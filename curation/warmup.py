@@ -32,7 +32,7 @@ outputs:
     from: single
     path: single
     feed: {batch_size: 8, epochs: 2, groups: label, mixture: {temperature: 2}, subset: {use: rs2, fraction: 0.5}}
-  drawn: {from: drawn, path: drawn}
+  drawn: {from: drawn, path: drawn, format: parquet}
   copies: {from: copies, path: copies, feed: {batch_size: 8, epochs: 2}}
 """
 
@@ -52,6 +52,7 @@ def compile_kernels() -> None:
             "pixels": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4 * rows, np.uint8)), 4),
             "y": draw.normal(size=rows),
             "weight": draw.random(rows),
+            "blob": pa.array([None if i % 7 == 0 else bytes(i) for i in range(rows)], pa.binary()),
             "text": [None if i % 5 == 0 else str(i) for i in range(rows)],
         }
     )

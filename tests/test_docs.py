@@ -22,6 +22,8 @@ from curation.api import build
 from curation.cli.main import VERBS, cli
 from curation.expressions import FUNCTIONS
 from curation.methods import FEEDS, METHODS, STAGES, params_of
+from curation.methods.bucket import AspectBuckets, LengthBuckets
+from curation.methods.dedup import Near, Prefer
 from curation.methods.sample import LongTail
 from curation.recipe.load import load_recipe
 from curation.recipe.model import CooldownSpec, FeedSpec, Gate, InputSpec, Mixture, OutputSpec, SubsetSpec
@@ -32,6 +34,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs/examples").glob("*/README.md")),
     *sorted((ROOT / "data").glob("*.md")),
     *sorted((ROOT / "pipelines").rglob("*.md")),
 ]
@@ -151,6 +154,9 @@ SECTIONS: dict[str, tuple[type[BaseModel], set[str]]] = {
     "mixture": (Mixture, set()),
     "cooldown": (CooldownSpec, set()),
     "subset": (SubsetSpec, set()),
+    "bucket aspect": (AspectBuckets, set()),
+    "bucket length": (LengthBuckets, set()),
+    "near": (Near, set()),
     **{name: (params_of(name), set()) for name in STAGES},
 }
 
@@ -202,6 +208,7 @@ def test_recipe_page__names_the_options_of_the_feed_methods():
     )
     assert set(params_of("rs2").model_fields) == set(SubsetSpec.model_fields) - {"use"}
     assert set(LongTail.model_fields) == {"imbalance"}
+    assert set(Prefer.model_fields) == {"column", "order"}
 
 
 def test_expressions_page__names_functions_that_are_allowed():
@@ -219,32 +226,32 @@ def example(name):
 
 
 @pytest.fixture
-def bucket(monkeypatch):
+def band(monkeypatch):
     """The method of CONTRIBUTING.md, installed as it says."""
-    line = next(body for page, body in blocks("python") if page == "CONTRIBUTING.md" and body.startswith('"bucket"'))
+    line = next(body for page, body in blocks("python") if page == "CONTRIBUTING.md" and body.startswith('"band"'))
     entry = eval("{" + line + "}")
     for registry in (curation.methods.STAGES, METHODS):
-        monkeypatch.setitem(registry, "bucket", entry["bucket"])
+        monkeypatch.setitem(registry, "band", entry["band"])
     for package in ("methods", "stages"):
-        module = types.ModuleType(f"curation.{package}.bucket")
+        module = types.ModuleType(f"curation.{package}.band")
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        exec(compile(example(f"curation/{package}/bucket.py"), module.__name__, "exec"), vars(module))
-    return import_module("curation.methods.bucket")
+        exec(compile(example(f"curation/{package}/band.py"), module.__name__, "exec"), vars(module))
+    return import_module("curation.methods.band")
 
 
-def test_contributing__the_example_builds(bucket, tmp_path):
+def test_contributing__the_example_builds(band, tmp_path):
     scores = pa.array([-1.0, 0.0, 0.5, None, 7.0, float("nan")])
     pq.write_table(pa.table({"score": scores}), tmp_path / "rows.parquet")
     stages = next(body for page, body in blocks("yaml") if page == "CONTRIBUTING.md")
     head = "recipe: 1\nname: example\nseed: 1\ninputs: {rows: {path: rows.parquet}}\noutput: {path: out}\n"
     (tmp_path / "recipe.yaml").write_text(head + stages, "utf-8")
     table = build(tmp_path / "recipe.yaml").table().collect()
-    assert table["bucket"].to_list() == [0, 1, 1, None, 2, None]
+    assert table["band"].to_list() == [0, 1, 1, None, 2, None]
 
 
-def test_contributing__the_tests_of_the_example_pass(bucket):
+def test_contributing__the_tests_of_the_example_pass(band):
     names: dict[str, Any] = {}
-    exec(compile(example("tests/methods/test_bucket.py"), "test_bucket.py", "exec"), names)
+    exec(compile(example("tests/methods/test_band.py"), "test_band.py", "exec"), names)
     tests = [value for name, value in names.items() if name.startswith("test_")]
     for test in tests:
         test()

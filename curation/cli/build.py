@@ -26,6 +26,7 @@ from curation.cli.verb import Exampled
 @options.place_options
 @options.set_option
 @options.sample_option
+@options.plugin_option
 @click.option("--force", is_flag=True, help="Throw earlier work away and build anew.")
 @click.option("--verify-inputs", is_flag=True, help="Recognise input files by all their bytes.")
 @click.option("--json", "as_json", is_flag=True, help="Write progress and result as JSON lines.")
@@ -53,7 +54,8 @@ def _build(session: Session, recipe: str, out: str | None, given: dict[str, Any]
     from curation.api import read_recipe
     from curation.cli.progress import progress
 
-    loaded = read_recipe(recipe, overrides=given.pop("overrides"), out=out)
+    plugins = given.pop("allow_plugins")
+    loaded = read_recipe(recipe, overrides=given.pop("overrides"), out=out, allow_plugins=plugins)
     with progress(session) as events:  # before the engine is imported, so that something moves
         from curation.flow.build import BuildOptions, build
         from curation.io.location import work_at

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from curation.cli import options
 from curation.cli.inspect import folder_size, work_of
 from curation.cli.session import shown, size
 from curation.cli.verb import Exampled
@@ -23,13 +24,14 @@ from curation.errors import CurationError
 )
 @click.argument("target", metavar="OUT|RECIPE", type=click.Path())
 @click.option("--work", type=click.Path(), metavar="DIR", help="The work directory, if the build named one.")
+@options.plugin_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-def command(target: str, work: str | None, dry_run: bool) -> None:
+def command(target: str, work: str | None, allow_plugins: bool, dry_run: bool) -> None:
     """Remove the work directory of the build in OUT, or of RECIPE; the result itself stays.
 
     The next build after a change of the recipe then starts from the inputs again.
     """
-    outputs, found = _places(target)
+    outputs, found = _places(target, allow_plugins)
     folder = Path(work) if work is not None else found
     if folder is None or not folder.is_dir():
         click.echo(f"{target}: no work directory, nothing to free")
@@ -44,7 +46,7 @@ def command(target: str, work: str | None, dry_run: bool) -> None:
     click.echo(f"freed {freed} in {shown(folder)}")
 
 
-def _places(target: str) -> tuple[list[Path], Path | None]:
+def _places(target: str, allow_plugins: bool) -> tuple[list[Path], Path | None]:
     """Local outputs whose build must not be running, and the work directory."""
     from curation.io.location import location_of
 
@@ -59,7 +61,7 @@ def _places(target: str) -> tuple[list[Path], Path | None]:
     from curation.api import read_recipe
     from curation.flow.build import BuildOptions, work_folder
 
-    recipe = read_recipe(target)
+    recipe = read_recipe(target, allow_plugins=allow_plugins)
     roots = [location_of(output.path) for output in recipe.outputs]
     return [root for root in roots if isinstance(root, Path)], work_folder(recipe, BuildOptions())
 

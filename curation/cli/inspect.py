@@ -49,6 +49,11 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         "seed": str(content["seed"]),
         "versions": ", ".join(f"{name} {value}" for name, value in content["versions"].items()),
     }
+    if foreign := content.get("plugins"):
+        facts["plug-ins"] = ", ".join(
+            f"{each['use']} ({each['package']} {each['version']})" if each["package"] else each["use"]
+            for each in foreign
+        )
     if content["group_column"] is not None:
         facts["groups"] = f"{content['groups']:,} of {content['group_column']}"
     run = _run(manifest)

@@ -16,10 +16,11 @@ from curation.cli.session import Session
 from curation.cli.verb import Exampled
 from curation.errors import CurationError
 
-VERBS = ("build", "validate", "plan", "inspect", "explain", "report", "clean", "methods", "schema")
+VERBS = ("build", "validate", "plan", "inspect", "explain", "report", "diff", "rollback", "clean", "methods", "schema")
 
 INTERRUPTED = 130
 OUR_FAULT = "this is a fault of curation, not of your recipe or data; please report it with the lines above"
+THEIR_FAULT = "the plug-in {} has failed, see the lines above; mend it, or tell its author"
 
 
 class Cli(Exampled, click.Group):
@@ -69,11 +70,17 @@ class Cli(Exampled, click.Group):
             return error.code if isinstance(error.code, int) else 1
         except Exception as error:
             traceback.print_exception(error)
-            session.fail(error, 1, OUR_FAULT)
+            session.fail(error, 1, _whose_fault(error))
             return 1
         finally:
             signal.signal(signal.SIGTERM, before)
         return code if isinstance(code, int) else 0
+
+
+def _whose_fault(error: Exception) -> str:
+    plugins = sys.modules.get("curation.plugins")
+    target = plugins.culprit(error) if plugins else ""
+    return THEIR_FAULT.format(target) if target else OUR_FAULT
 
 
 def _interrupt(*_: Any) -> NoReturn:

@@ -31,11 +31,14 @@ def command(name: str | None) -> None:
 
 def _list() -> None:
     from curation.methods import METHODS, STAGES, params_of
+    from curation.plugins import installed
 
     rows = []
     for name in METHODS:
         shape = params_of(name).shape if name in STAGES else "plan"
         rows.append([name, shape, _sentence(name)])
+    foreign = [(name, origin) for name, origins in installed().items() if name not in METHODS for origin in origins]
+    rows += [[name, "plug-in", f"of {origin}, with --allow-plugins"] for name, origin in foreign]
     table(["method", "shape", "what it does"], rows)
     click.echo("\nshape: map (one pass), fit (counts first), artifact (an index first), plan (under `feed:`)")
 
@@ -44,8 +47,11 @@ def _card(name: str) -> None:
     from curation.methods import METHODS, params_of
 
     if name not in METHODS:
+        from curation.plugins import installed
         from curation.recipe.source import nearest
 
+        for origin in installed().get(name, ()):
+            raise RecipeError(f"methods: {name!r} is a plug-in of {origin}; its package describes it")
         raise RecipeError(f"methods: no method is called {name!r}; {nearest(name, METHODS)}")
     card = _text(name).rstrip()
     options = [

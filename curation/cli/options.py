@@ -45,6 +45,13 @@ def set_option(command: F) -> F:
     )(command)
 
 
+def plugin_option(command: F) -> F:
+    """Take ``--allow-plugins``."""
+    return click.option(
+        "--allow-plugins", is_flag=True, help="Run stages that are not ours: code of people you trust."
+    )(command)
+
+
 def place_options(command: F) -> F:
     """Take ``--out`` and ``--work``."""
     command = click.option(

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 @options.place_options
 @options.set_option
 @options.sample_option
-def command(recipe: str, overrides: tuple[str, ...], out: str | None, **given: Any) -> None:
+@options.plugin_option
+def command(recipe: str, overrides: tuple[str, ...], out: str | None, allow_plugins: bool, **given: Any) -> None:
     """Show the passes of a build of RECIPE with upper bounds of rows, jobs, memory and disk; compute nothing.
 
     Ends with exit code 3 if the build would be refused.
@@ -39,7 +40,7 @@ def command(recipe: str, overrides: tuple[str, ...], out: str | None, **given: A
     from curation.flow.estimate import estimate, refuse
     from curation.io.location import location_of, work_at
 
-    loaded = read_recipe(recipe, overrides=overrides, out=out)
+    loaded = read_recipe(recipe, overrides=overrides, out=out, allow_plugins=allow_plugins)
     work = given.pop("work")
     run = BuildOptions(work=work_at(work), **given)
     bound = bind(loaded, sample=run.sample)

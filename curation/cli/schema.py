@@ -6,6 +6,7 @@ import json
 
 import click
 
+from curation.cli import options
 from curation.cli.verb import Exampled
 
 
@@ -18,8 +19,12 @@ from curation.cli.verb import Exampled
         "# first line of recipe.yaml:  # yaml-language-server: $schema=recipe.schema.json",
     ),
 )
-def command() -> None:
-    """Print the JSON Schema of a recipe, from which editors complete and check."""
+@options.plugin_option
+def command(allow_plugins: bool) -> None:
+    """Print the JSON Schema of a recipe, from which editors complete and check.
+
+    With --allow-plugins it holds the options of installed plug-ins, too.
+    """
     from curation.recipe.schema import recipe_schema
 
-    click.echo(json.dumps(recipe_schema(), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(recipe_schema(allow_plugins=allow_plugins), indent=2, ensure_ascii=False))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from curation.engine.executor import Result, Task, Timings, run_task
 from curation.errors import BuildError
+from curation.plugins import Plugin
 
 STALL_S = 1800.0
 """Seconds without any finished task after which a run is ended with an error."""
@@ -103,8 +105,8 @@ class DaskExecutor:
                 '`if __name__ == "__main__":`, since every worker imports it again'
             ) from error
 
-    def probe(self, folder: Path, versions: Mapping[str, str]) -> None:
-        """Make sure that every worker has these versions, which the bytes depend on, and sees ``folder``.
+    def probe(self, folder: Path, versions: Mapping[str, str], plugins: Sequence[Plugin] = ()) -> None:
+        """Make sure that every worker has these versions and plug-ins, which the bytes depend on, and sees ``folder``.
 
         Raises
         ------
@@ -129,12 +131,19 @@ class DaskExecutor:
                     )
         finally:
             token.unlink(missing_ok=True)
+        for address, lacks in self._client.run(_lacking, [plugin.wire() for plugin in plugins]).items():
+            if lacks:
+                raise BuildError(
+                    f"worker {address}: {lacks}; install the plug-in where the workers run, or put its folder on their "
+                    "PYTHONPATH, and start them anew"
+                )
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[list[Result], Timings]]:
         """Run the tasks on the workers."""
         import distributed
 
-        futures = [self._client.submit(_run, task, pure=False, retries=0) for task in tasks]
+        # As bytes, so that the scheduler need not know the stages of plug-ins.
+        futures = [self._client.submit(_run, pickle.dumps(task), pure=False, retries=0) for task in tasks]
         waiting = distributed.as_completed(futures)
         left, last = len(futures), time.monotonic()
         try:
@@ -186,10 +195,17 @@ def _look(token: str) -> tuple[dict[str, str], str]:
     return versions(), content
 
 
-def _run(task: Task) -> tuple[list[Result], Timings]:
+def _lacking(plugins: Sequence[tuple[str, ...]]) -> str:
+    from curation.plugins import lacking
+
+    return lacking(plugins)
+
+
+def _run(pickled: bytes) -> tuple[list[Result], Timings]:
     """Run a task in a worker, which may have several threads: the limit on BLAS is set for good, not per task."""
     if not _limited:
         _limited.append(threadpool_limits(limits=1))
+    task: Task = pickle.loads(pickled)
     return run_task(task)
 
 

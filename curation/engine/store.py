@@ -38,8 +38,7 @@ class Store:
         """Done-mark of a job, or ``None`` if it is not done or its data are gone or cut short."""
         try:
             mark: Mark = json.loads(self._path(key, ".json").read_text("utf-8"))
-            data = mark.get("data")
-            if data is not None and self.data(key, data["suffix"]).stat().st_size != data["bytes"]:
+            if any(self.data(key, each["suffix"]).stat().st_size != each["bytes"] for each in _files(mark)):
                 return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -86,8 +85,7 @@ class Store:
 
     def intact(self, key: str, mark: Mark) -> bool:
         """Whether the data still have the hash that their mark states."""
-        data = mark["data"]
-        return digest_of(self.data(key, data["suffix"])) == str(data["xxh3"])
+        return all(digest_of(self.data(key, each["suffix"])) == str(each["xxh3"]) for each in _files(mark))
 
     def forget(self, key: str) -> None:
         """Take a done-mark back."""
@@ -129,6 +127,11 @@ class Store:
         (Path(self.root) / "boot").unlink(missing_ok=True)
 
 
+def _files(mark: Mark) -> list[Any]:
+    """What a mark says of its files: the data, and a sidecar where there is one."""
+    return [mark[name] for name in ("data", "sidecar") if mark.get(name) is not None]
+
+
 def digest_of(path: Path) -> str:
     """xxh3-128 of a file, as 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()
@@ -163,6 +166,13 @@ def decode(value: Any) -> Any:
     if isinstance(value, list):
         return [decode(each) for each in value]
     return value
+
+
+@lru_cache(maxsize=64)
+def load_artifact(store: Store, key: str) -> dict[str, tuple[tuple[int, str], ...]] | None:
+    """Keys of the tables that belong to a state, by step, for a stage that looks rows up in them; else None."""
+    found = (store.mark(key) or {}).get("tables")
+    return None if found is None else {step: tuple((n, k) for n, k in keys) for step, keys in found.items()}
 
 
 @lru_cache(maxsize=64)

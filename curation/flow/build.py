@@ -23,7 +23,7 @@ from curation.engine.executor import Executor
 from curation.engine.local import Serial, Threads
 from curation.engine.lock import held
 from curation.engine.runner import Runner
-from curation.engine.store import Mark, Store, load_state
+from curation.engine.store import Mark, Store, load_artifact, load_state
 from curation.errors import BuildError, RecipeError
 from curation.feed.plan import write_plan
 from curation.flow import gates
@@ -31,14 +31,17 @@ from curation.flow.bind import Bound, bind
 from curation.flow.estimate import estimate, refuse
 from curation.flow.evaluate import Made, release
 from curation.flow.feeding import feed_options
+from curation.flow.graph import Step
 from curation.flow.jobs import LedgerJob
 from curation.flow.passes import OutputResult, Passes, ShardResult
 from curation.flow.publish import check_writable, lay_out_folder, release_folders, upload
 from curation.flow.quarantine import write_quarantine
+from curation.flow.reading import ReadJob, chunks_of_parts, refuse_bad
 from curation.hashing import combine
 from curation.io import commits
 from curation.io.atomic import explained, flush, link_or_copy, write_json
 from curation.io.chunks import Chunk
+from curation.io.files import FileRef
 from curation.io.location import Location, RemotePath, location_of
 from curation.io.manifest import (
     FORMAT,
@@ -50,6 +53,7 @@ from curation.io.manifest import (
     read_manifest,
     schema_text,
 )
+from curation.io.spread import spread
 from curation.recipe.model import FeedSpec, OutputSpec, Recipe
 from curation.report.page import write_report
 
@@ -160,11 +164,31 @@ def build(recipe: Recipe, options: BuildOptions | None = None, events: Events | 
         if options.force:
             store.clear()
         load_state.cache_clear()
+        load_artifact.cache_clear()
         runner = Runner(store, executor, events, memory, options.task_bytes, verify=store.rebooted())
+        bound = _read(bound, runner, options)
         manifests = _Build(bound, runner, outputs, anew=options.force).run(started)
         store.sweep(runner.used)
     ran = {record.phase: record.ran for record in runner.records}
     return BuildResult(manifests, fresh=True, ran=ran, seconds=time.perf_counter() - started)
+
+
+def _read(bound: Bound, runner: Runner, options: BuildOptions) -> Bound:
+    """Read what has to be read front to back; bind the recipe again to the columns and rows that are there."""
+    found = {}
+    for name, each in bound.inputs.items():
+        if each.batches:
+            strict = each.spec.on_bad_rows == "error"
+            root = bound.graph.root_key
+            jobs = [ReadJob(name, batch, each.stored, each.options, strict, root) for batch in each.batches]
+            marks = runner.run(f"{name}: read", jobs)
+            found[name] = chunks_of_parts(name, jobs, marks, runner.store.data)
+            if strict:  # an earlier run may have set rows aside and left its parts
+                refuse_bad(found[name])
+    if not found:
+        return bound
+    note = runner.events.note
+    return bind(bound.recipe, sample=options.sample, note=note, before=bound, found=found)
 
 
 def _refuse_work(bound: Bound, work: Path) -> None:
@@ -191,7 +215,7 @@ def _current(bound: Bound, outputs: Mapping[str, Location]) -> dict[str, Manifes
 
 def choose_executor(bound: Bound, options: BuildOptions) -> tuple[ExecutorName, int]:
     """Say where tasks will run, and on how many workers: as asked, threads for small inputs, else processes."""
-    size = sum(each.bytes for each in bound.inputs.values())
+    size = sum(each.about_bytes for each in bound.inputs.values())
     name = options.executor
     if name is None:
         asked = options.workers is not None or options.scheduler is not None
@@ -212,7 +236,7 @@ def make_executor(bound: Bound, options: BuildOptions, work: Path) -> Executor:
         work.mkdir(parents=True, exist_ok=True)
     executor = DaskExecutor(workers, address=options.scheduler)
     try:
-        executor.probe(work, bound.versions)
+        executor.probe(work, bound.versions, bound.recipe.plugins)
     except BaseException:
         executor.close()
         raise
@@ -302,24 +326,25 @@ class _Build:
 
     def _refuse_changed(self) -> None:
         for name, each in self._bound.inputs.items():
-            for file in each.files:
-                if file.changed():
-                    raise BuildError(
-                        f"input '{name}': {file.path} was changed while the build read it; nothing is published, run "
-                        "the same command again when the file is complete"
-                    )
+            changed = spread(FileRef.changed, each.files)
+            if any(changed):
+                path = each.files[changed.index(True)].path
+                raise BuildError(
+                    f"input '{name}': {path} was changed while the build read it; nothing is published, run the same "
+                    "command again when the file is complete"
+                )
 
     # The balance
 
     def _accounts(self, census: Sequence[tuple[Chunk | Made, Mark]]) -> dict[str, Any]:
         inputs = {name: self._input_account(name) for name in self._bound.inputs}
         stages: dict[str, dict[str, Any]] = {
-            step.name: {"use": step.use, "from": step.source, "in": 0, "created": 0, "out": 0, "dropped": {}}
+            step.name: {"use": step.use, "from": _flows(step), "in": 0, "created": 0, "out": 0, "dropped": {}}
             for step in self._bound.graph.steps
         }
         for chunk, mark in census:
             if isinstance(chunk, Chunk):
-                _add_to_input(inputs[chunk.input], chunk, mark)
+                _add_to_input(inputs[chunk.input], mark)
             for name, flow in mark["stages"].items():
                 _add_to_stage(stages[name], flow)
         for name, account in inputs.items():
@@ -340,7 +365,7 @@ class _Build:
                 {"path": f.relative, "bytes": f.size, "key": f.key, "row_bits": each.row_bits.get(f.relative)}
                 for f in each.files
             ],
-            "read": each.rows,
+            "read": sum(chunk.rows for chunk in chunks),
             "kept": 0,
             "dropped": 0,
             "not_selected": 0,
@@ -348,6 +373,7 @@ class _Build:
             "keys_hashed_again": sorted(self._passes.progress.salted.get(name, ())),
             "quarantined": sum(skip.stop - skip.start for chunk in chunks for skip in chunk.skips),
             "unreadable_files": [{"path": x.file.relative, "reason": x.reason} for x in each.lost],
+            "drift": list(each.drift),
         }
 
     def _gates(self, name: str, result: OutputResult) -> list[dict[str, Any]]:
@@ -394,6 +420,7 @@ class _Build:
                 "seed": self._bound.recipe.seed,
                 "recipe": self._bound.recipe.canonical(),
                 "versions": dict(self._bound.versions),
+                "plugins": [plugin.record() for plugin in self._bound.recipe.plugins],
                 "sample": self._bound.sample,
                 "inputs": accounts["inputs"],
                 "stages": accounts["stages"],
@@ -431,7 +458,14 @@ class _Build:
             )
         link_or_copy(store.data(shard.key, data["suffix"]), root / name)
         commits.reached("shard:published")
-        return {"path": name, "rows": shard.mark["rows"], "bytes": data["bytes"], "xxh3": data["xxh3"]}
+        published = {"path": name, "rows": shard.mark["rows"], "bytes": data["bytes"], "xxh3": data["xxh3"]}
+        sidecar = shard.mark.get("sidecar")
+        if sidecar is None:
+            return published
+        beside = name.removesuffix(data["suffix"]) + sidecar["suffix"]
+        link_or_copy(store.data(shard.key, sidecar["suffix"]), root / beside)
+        commits.reached("shard:published")
+        return published | {"sidecar": {"path": beside, "bytes": sidecar["bytes"], "xxh3": sidecar["xxh3"]}}
 
     def _write_plan(self, folder: Path, output: OutputSpec, feed: FeedSpec, result: OutputResult) -> None:
         seed = self._bound.recipe.seed if feed.seed is None else feed.seed
@@ -444,11 +478,12 @@ class _Build:
         )
 
     def _input_files(self) -> dict[str, list[Path]]:
-        lost = {name: {x.file.path for x in each.lost} for name, each in self._bound.inputs.items()}
-        return {
-            name: [Path(file.path) for file in each.files if file.path not in lost[name]]
-            for name, each in self._bound.inputs.items()
-        }
+        """Local files that hold the rows of the inputs as they came: those named, or the parts made of them."""
+        found = {}
+        for name, chunks in self._passes.progress.chunks.items():
+            files = dict.fromkeys(chunk.file for chunk in chunks)
+            found[name] = [] if any(file.remote for file in files) else [Path(file.path) for file in files]
+        return found
 
     def _previous(self, root: Location, output: OutputSpec) -> list[str]:
         try:
@@ -479,13 +514,17 @@ class _Build:
         )
 
 
-def _add_to_input(account: dict[str, Any], chunk: Chunk, mark: Mark) -> None:
+def _flows(step: Step) -> str | list[str]:
+    return step.sources[0] if len(step.sources) == 1 else list(step.sources)
+
+
+def _add_to_input(account: dict[str, Any], mark: Mark) -> None:
     account["kept"] += mark["kept"]
     account["dropped"] += mark["dropped"]
-    account["not_selected"] += mark["not_selected"]
-    if mark["not_selected"]:
-        per_file = account["not_selected_by_file"]
-        per_file[chunk.file.relative] = per_file.get(chunk.file.relative, 0) + mark["not_selected"]
+    per_file = account["not_selected_by_file"]
+    for name, rows in mark["not_selected"].items():
+        account["not_selected"] += rows
+        per_file[name] = per_file.get(name, 0) + rows
 
 
 def _add_to_stage(account: dict[str, Any], flow: Mark) -> None:

@@ -12,6 +12,7 @@ from curation.flow.bind import Bound
 from curation.flow.jobs import LEDGER_BYTES, chunk_memory
 from curation.flow.output import RUN_BYTES
 from curation.flow.passes import REPEATS_ROWS
+from curation.flow.reading import READ_MEMORY
 from curation.io.location import Location
 from curation.stages.base import ArtifactStage, FitStage
 
@@ -31,13 +32,17 @@ class Line:
 def estimate(bound: Bound) -> list[Line]:
     """List the passes of a build with upper bounds; rows that stages drop or create are not known yet."""
     lines: list[Line] = []
-    rows = sum(each.rows for each in bound.inputs.values())
-    jobs = sum(len(each.chunks) for each in bound.inputs.values())
-    size = sum(each.bytes for each in bound.inputs.values())
+    rows = sum(each.about_rows for each in bound.inputs.values())
+    jobs = sum(len(each.chunks) + len(each.batches) for each in bound.inputs.values())
+    size = sum(each.about_bytes for each in bound.inputs.values())
     memory = max((chunk_memory(c) for each in bound.inputs.values() for c in each.chunks), default=0)
+    memory += bound.graph.beside
     smaller = "write the input with smaller row groups"
     for name, each in bound.inputs.items():
-        if each.spec.on_bad_rows == "quarantine":
+        if each.batches:
+            mend = "use fewer `--workers`"
+            lines.append(Line(f"{name}: read", each.about_rows, len(each.batches), READ_MEMORY, each.about_bytes, mend))
+        if each.spec.on_bad_rows == "quarantine" and each.chunks:
             lines.append(Line(f"{name}: look for bad rows", each.rows, len(each.chunks), memory, 0, smaller))
         if each.spec.key is not None:
             merged = max(memory, 24 * min(each.rows, REPEATS_ROWS))

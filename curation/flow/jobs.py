@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from curation.engine.store import Mark, Store, encode, load_state
 from curation.errors import BuildError
-from curation.flow.evaluate import Evaluation, Flow, Made, View, evaluate
+from curation.flow.evaluate import Evaluation, Flow, Made, View, decoded, evaluate
+from curation.flow.graph import Source
 from curation.hashing import key_hashes
 from curation.io.chunks import Chunk, ChunkReader
 from curation.keys import content_key
@@ -29,9 +31,6 @@ LEDGER_BYTES = 64 << 20
 
 BASE_BYTES = 32 << 20
 """Buffers of readers, writers and kernels, whatever the rows."""
-
-UNUSED = "not in any output"
-"""Reason of rows that reach a point of the graph from which nothing is read."""
 
 
 def chunk_memory(chunk: Chunk | Made) -> int:
@@ -75,6 +74,11 @@ class _OnChunk(_OfChunk):
     view: View
     chunk: Chunk | Made
 
+    @property
+    def memory(self) -> int:
+        """Peak memory."""
+        return chunk_memory(self.chunk) + self.view.graph.beside
+
 
 @dataclass(frozen=True)
 class InspectJob(_OfChunk):
@@ -113,17 +117,15 @@ class KeysJob(_OnChunk):
         """Write the sorted hashes."""
         assert isinstance(self.chunk, Chunk)
         source = self.view.graph.sources[self.chunk.input]
-        hashes, _, _ = read_keys(self.chunk, str(source.key_column), source.name)
+        hashes, _, _ = read_keys(self.chunk, source)
         return store.write_table(self.key, pa.table({"hash": np.sort(hashes)}))
 
 
-def read_keys(chunk: Chunk, column: str, name: str) -> tuple[Ids, pa.ChunkedArray, Any]:
-    """Hashes of the key column, its values, and row numbers in the file."""
-    reader = ChunkReader()
-    try:
-        table, numbers = reader.read(chunk, [column])
-    finally:
-        reader.close()
+def read_keys(chunk: Chunk, source: Source) -> tuple[Ids, pa.ChunkedArray, Any]:
+    """Hashes of the key column, its values, and row numbers as the chunk counts them."""
+    column = str(source.key_column)
+    with closing(ChunkReader()) as reader:
+        table, numbers = decoded(source, chunk, reader, [column])
     values = table.column(column)
     if values.null_count:
         first = int(numbers[int(np.flatnonzero(np.asarray(values.is_null()))[0])])
@@ -131,7 +133,7 @@ def read_keys(chunk: Chunk, column: str, name: str) -> tuple[Ids, pa.ChunkedArra
             f"{chunk.place(first, first + 1)}: the key column '{column}' is NULL; every row needs a key, or leave "
             "`key:` out so that rows are named by their place"
         )
-    return key_hashes(values, salt=name, bits=63), values, numbers
+    return key_hashes(values, salt=source.name, bits=63), values, numbers
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ class StepJob:
     @property
     def rows(self) -> int:
         """Rows gone through."""
-        return int(self.detail.get("stop", self.detail["rows"])) - int(self.detail.get("start", 0))
+        return int(self.detail.get("stop", self.detail.get("rows", 0))) - int(self.detail.get("start", 0))
 
     @property
     def cost(self) -> int:
@@ -270,23 +272,23 @@ class CensusJob(_OnChunk):
     """What becomes of every row of a chunk, stage by stage; closes the balance."""
 
     outputs: Mapping[str, str]
-    unused: tuple[str, ...]
+    ends: tuple[tuple[str, str, str], ...]
 
     @cached_property
     def key(self) -> str:
         """Content key."""
-        refs = [*self.outputs.values(), *self.unused]
-        return content_key("census", sorted(self.outputs.items()), self.unused, self.view.key(*refs), self.chunk.key)
+        refs = [*self.outputs.values(), *(ref for ref, _, _ in self.ends)]
+        return content_key("census", sorted(self.outputs.items()), self.ends, self.view.key(*refs), self.chunk.key)
 
     def run(self, store: Store) -> Mark:
         """Count, and list what is not simply kept."""
         result = evaluate(self.view, store, self.chunk)
-        for ref in self.unused:
-            self._close(ref, result)
+        for ref, name, reason in self.ends:
+            self._close(ref, name, reason, result)
         kept_rows = {name: result.tables[ref].num_rows for name, ref in self.outputs.items() if ref in result.tables}
         kept, dropped = self._balance(result)
         mark: Mark = {
-            "not_selected": result.not_selected,
+            "not_selected": dict(result.not_selected),
             "read": len(result.source_ids),
             "kept": kept,
             "dropped": dropped,
@@ -299,15 +301,17 @@ class CensusJob(_OnChunk):
             mark |= {"causes": causes} | store.write_table(self.key, table)
         return mark
 
-    def _close(self, ref: str, result: Evaluation) -> None:
+    def _close(self, ref: str, name: str, reason: str, result: Evaluation) -> None:
         table = result.tables.get(ref)
         if table is None or not table.num_rows:
             return
-        name = ref.partition(".")[0]
-        result.drops.append((name, Drop.of(table, UNUSED)))
-        flow = result.flows.setdefault(name, Flow(into=table.num_rows, out=table.num_rows))
-        flow.out -= table.num_rows
-        flow.dropped[UNUSED] = flow.dropped.get(UNUSED, 0) + table.num_rows
+        result.drops.append((name, Drop.of(table, reason)))
+        flow = result.flows.setdefault(name, Flow())
+        if ref.partition(".")[0] == name:  # rows that the stage itself lets out
+            flow.out -= table.num_rows
+        else:  # rows that come from elsewhere and end here
+            flow.into += table.num_rows
+        flow.dropped[reason] = flow.dropped.get(reason, 0) + table.num_rows
 
     def _balance(self, result: Evaluation) -> tuple[int, int]:
         """Count rows of the input that are kept, and rows that are not but are listed; nothing may be left over."""

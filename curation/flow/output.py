@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curation.engine.store import Mark, Store
@@ -21,6 +20,7 @@ from curation.flow.gates import GateSpec, measure
 from curation.flow.jobs import chunk_memory
 from curation.hashing import HASH_VERSION, fingerprint, row_hashes
 from curation.io.chunks import Chunk
+from curation.io.parquet_profile import PROFILE, SIDECAR, has_offsets, write_offsets, write_parquet
 from curation.keys import content_key
 from curation.rng import random_bits, stream_key
 from curation.tables import take
@@ -55,6 +55,7 @@ class Target(CarriesSchemas):
             "target",
             schema_key(self.schema),
             [self.format, self.compression, self.order, self.group, self.seed, HASH_VERSION],
+            PROFILE if self.format == "parquet" else 0,
             [gate.key for gate in self.gates],
         )
 
@@ -88,7 +89,7 @@ class ScatterJob:
     @property
     def memory(self) -> int:
         """Peak memory: one chunk on its way, all of them, and their sorted copy."""
-        return max(map(chunk_memory, self.chunks)) + 3 * self.cost
+        return max(map(chunk_memory, self.chunks)) + self.view.graph.beside + 3 * self.cost
 
     def describe(self) -> str:
         """Place of the chunks."""
@@ -288,11 +289,20 @@ class _Shard:
             "rows": table.num_rows,
             "fingerprint": f"{fingerprint(row_hashes(table)):032x}",
             "gates": [measure(gate, table) for gate in self.target.gates],
+            **self._sidecar(store),
         } | data
+
+    def _sidecar(self, store: Store) -> Mark:
+        """Write where single values lie in the shard just written, if it has columns that can be read so."""
+        shard = store.data(self.key, f".{self.target.format}")
+        if self.target.format != "parquet" or not has_offsets(shard):
+            return {}
+        written = store.write(self.key, SIDECAR, lambda path: write_offsets(shard, path))
+        return {"sidecar": written["data"]}
 
     def _fill(self, path: Path, table: pa.Table) -> None:
         if self.target.format == "parquet":
-            pq.write_table(table, path, compression=self.target.compression, store_schema=True)
+            write_parquet(table, path, compression=self.target.compression)
             return
         # One batch a shard: a loader maps it once and gathers rows without looking for their batch.
         whole = table.combine_chunks()
@@ -331,7 +341,8 @@ class StreamJob(_Shard):
     @property
     def memory(self) -> int:
         """Peak memory: one chunk on its way, and the shard."""
-        return max((chunk_memory(chunk) for chunk in self.chunks.values()), default=0) + 3 * self.cost
+        largest = max((chunk_memory(chunk) for chunk in self.chunks.values()), default=0)
+        return largest + self.view.graph.beside + 3 * self.cost
 
     def run(self, store: Store) -> Mark:
         """Evaluate the chunks and cut out the rows."""

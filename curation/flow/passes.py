@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,16 +74,26 @@ class Passes:
     def _graph(self) -> Graph:
         return self._bound.graph
 
+    @cached_property
+    def _wanted(self) -> frozenset[str]:
+        """References that are an output or read by a stage, or whose rows have to be accounted for."""
+        outputs = frozenset(target.ref for target in self._bound.targets.values())
+        read = {ref for step in self._graph.steps for ref in (*step.sources, *step.sides.values())}
+        return outputs | read | {ref for ref, _, _ in self._graph.ends(outputs)}
+
     def _view(self, wanted: Mapping[str, frozenset[str]]) -> View:
         return View(self._graph, dict(self.progress.states), self._graph.needs(wanted), dict(self.progress.salted))
 
     def _reaching(self, ref: str) -> list[Chunk | Made]:
         """Chunks whose rows can reach ``ref``: of the input, then what stages on the way have made."""
-        names = self._graph.ancestors(ref)
-        found: list[Chunk | Made] = list(self.progress.chunks.get(names[0], ()))
-        for name in names[1:]:
-            found += self.progress.made.get(name, ())
+        found: list[Chunk | Made] = []
+        for each in self._graph.ancestors(ref):
+            found += self.progress.chunks.get(each, ()) if each in self._graph.sources else self._made_at(each)
         return found
+
+    def _made_at(self, ref: str) -> list[Made]:
+        step = self._graph.step_of(ref)
+        return [] if step is None else [made for made in self.progress.made.get(step.name, ()) if made.ref == ref]
 
     # Identity: which rows cannot be read, and which keys occur twice.
 
@@ -92,10 +103,12 @@ class Passes:
             if each.spec.on_bad_rows != "quarantine":
                 continue
             chunks, root = self.progress.chunks[name], self._graph.root_key
-            marks = self._runner.run(f"{name}: look for bad rows", [InspectJob(c, each.columns, root) for c in chunks])
+            # Parts were looked through while they were made.
+            jobs = {chunk.key: InspectJob(chunk, each.columns, root) for chunk in chunks if not chunk.segments}
+            marks = self._runner.run(f"{name}: look for bad rows", list(jobs.values())) if jobs else []
+            found = {key: mark["skips"] for key, mark in zip(jobs, marks, strict=True)}
             self.progress.chunks[name] = tuple(
-                chunk.without([Skip(a, b, reason) for a, b, reason in mark["skips"]])
-                for chunk, mark in zip(chunks, marks, strict=True)
+                chunk.without([Skip(a, b, reason) for a, b, reason in found.get(chunk.key, ())]) for chunk in chunks
             )
 
     def identify(self) -> None:
@@ -121,12 +134,12 @@ class Passes:
 
     def _settle(self, name: str, column: str, suspects: set[int], quarantine: bool) -> None:
         """Tell equal keys (a fault of the data) from different keys with one hash (ours to mend)."""
-        doubtful = np.array(sorted(suspects), np.uint64)
+        doubtful, source = np.array(sorted(suspects), np.uint64), self._graph.sources[name]
         seen: dict[int, dict[Any, tuple[Chunk, int]]] = {}
         salted: set[int] = set()
         refused: dict[int, list[Skip]] = {}
         for at, chunk in enumerate(self.progress.chunks[name]):
-            hashes, values, numbers = read_keys(chunk, column, name)
+            hashes, values, numbers = read_keys(chunk, source)
             for i in np.flatnonzero(np.isin(hashes, doubtful)):
                 value = int(hashes[i])
                 key, row = values[int(i)].as_py(), int(numbers[i])
@@ -136,14 +149,14 @@ class Passes:
                     if len(known) > 1:
                         salted.add(value)
                     continue
-                first, first_row = known[key]
+                (first, first_row), (file, file_row) = known[key][0].origin(known[key][1]), chunk.origin(row)
                 if not quarantine:
                     raise BuildError(
-                        f"input '{name}': key {column} = {key!r} stands in {first.file.path}, row {first_row}, and "
-                        f"again in {chunk.file.path}, row {row}; keys name rows, so they must differ: choose another "
+                        f"input '{name}': key {column} = {key!r} stands in {first.path}, row {first_row}, and "
+                        f"again in {file.path}, row {file_row}; keys name rows, so they must differ: choose another "
                         "`key:`, or set `on_bad_rows: quarantine` to keep the first of each"
                     )
-                reason = f"duplicate key {column} = {key!r}, first in {first.file.relative}, row {first_row}"
+                reason = f"duplicate key {column} = {key!r}, first in {first.relative}, row {first_row}"
                 refused.setdefault(at, []).append(Skip(row, row + 1, reason, readable=True))
         self.progress.chunks[name] = tuple(
             chunk.without(refused.get(at, ())) for at, chunk in enumerate(self.progress.chunks[name])
@@ -178,18 +191,18 @@ class Passes:
                 self._artifact(step, step.stage)
 
     def _fit(self, step: Step, stage: FitStage[Any]) -> None:
-        view = self._view({step.source: stage.fit_columns()})
-        chunks = self._reaching(step.source)
+        view = self._view({step.learns_from: stage.fit_columns()})
+        chunks = self._reaching(step.learns_from)
         state: State = None
         key: str | None = None
         number, done = 0, False
         while not done:
             number += 1
-            jobs = [FitJob(view, c, stage, step.use, step.source, key, number) for c in chunks]
+            jobs = [FitJob(view, c, stage, step.use, step.learns_from, key, number) for c in chunks]
             marks = self._runner.run(f"{step.name}: fit, round {number}", jobs)
             parts = [decode(mark["state"]) for mark in marks if mark["state"] is not None]
             if not parts:  # no rows at all: the stage still says whether it can do what it is asked
-                parts = [stage.partial(self._graph.schemas[step.source].empty_table(), state)]
+                parts = [stage.partial(self._graph.schemas[step.learns_from].empty_table(), state)]
             state, done = stage.advance(state, _tree(stage, parts))
             key = content_key("state", step.stage.key(step.use), encode(state))
             self._runner.used.add(key)
@@ -203,11 +216,12 @@ class Passes:
         if key is None:
             return
         state = decode(self._runner.store.mark(key)["state"])  # type: ignore[index]
-        pieces = stage.pieces(state)
-        if not pieces:
+        pieces = [piece for piece in stage.pieces(state) if step.ref(piece.port) in self._wanted]
+        if not pieces and not stage.alters:
             return
-        view = self._view({step.source: stage.extract_columns()})
-        jobs = [ExtractJob(view, c, stage, step.use, step.source, key) for c in self._reaching(step.source)]
+        ref = step.learns_from
+        view = self._view({ref: stage.extract_columns()})
+        jobs = [ExtractJob(view, c, stage, step.use, ref, key) for c in self._reaching(ref)]
         marks = self._runner.run(f"{step.name}: extract", jobs)
         tables: dict[str, tuple[tuple[int, str], ...]] = {
             "extract": tuple((i, j.key) for i, (j, m) in enumerate(zip(jobs, marks, strict=True)) if m["rows"])
@@ -218,22 +232,36 @@ class Passes:
             steps = [StepJob(stage, name, d, base, Tables(self._runner.store, dict(tables))) for d in details]
             done = self._runner.run(f"{step.name}: {name}", steps)
             self.progress.notes.setdefault(step.name, {})[name] = [m["notes"] for m in done if m["notes"]]
-            tables[name] = tuple((int(d["class"]), job.key) for d, job in zip(details, steps, strict=True))
+            numbered = enumerate(zip(details, steps, strict=True))
+            tables[name] = tuple((int(d.get("class", i)), job.key) for i, (d, job) in numbered)
         self.progress.made[step.name] = tuple(
-            Made(step.name, piece, tables, base, stage.memory("create", piece.detail) // 4) for piece in pieces
+            Made(step.name, step.ref(piece.port), piece, tables, base, stage.memory("create", piece.detail) // 4)
+            for piece in pieces
         )
+        if stage.alters:
+            self._keep_artifact(step, key, tables)
+
+    def _keep_artifact(self, step: Step, key: str, tables: Mapping[str, tuple[tuple[int, str], ...]]) -> None:
+        """Let the state of a stage carry its tables along, so that every chunk that passes finds them."""
+        mark = self._runner.store.mark(key)
+        assert mark is not None
+        whole = content_key("artifact", key, sorted(tables.items()))
+        self._runner.used.add(whole)
+        if self._runner.store.mark(whole) is None:
+            self._runner.store.finish(whole, {"state": mark["state"], "tables": tables})
+        self.progress.states[step.name] = whole
 
     # What becomes of every row, and the shards.
 
     def census(self) -> tuple[list[tuple[Chunk | Made, Mark]], LedgerJob]:
         """Count every chunk through the graph; write the ledger."""
         outputs = {name: target.ref for name, target in self._bound.targets.items()}
-        unused = tuple(ref for ref in self._graph.unused(frozenset(outputs.values())) if ref not in self._graph.sources)
-        view = self._view({ref: frozenset() for ref in (*outputs.values(), *unused)})
+        ends = tuple(self._graph.ends(frozenset(outputs.values())))
+        view = self._view({ref: frozenset() for ref in (*outputs.values(), *(ref for ref, _, _ in ends))})
         chunks: list[Chunk | Made] = [chunk for name in self._graph.sources for chunk in self.progress.chunks[name]]
         for step in self._graph.steps:
             chunks += self.progress.made.get(step.name, ())
-        jobs = [CensusJob(view, chunk, outputs, unused) for chunk in chunks]
+        jobs = [CensusJob(view, chunk, outputs, ends) for chunk in chunks]
         marks = self._runner.run("census", jobs)
         listed = [job.key for job, mark in zip(jobs, marks, strict=True) if "data" in mark]
         dropped = sum(sum(sum(s["dropped"].values()) for s in mark["stages"].values()) for mark in marks)
@@ -245,9 +273,8 @@ class Passes:
         """Write the shards of an output into the work directory."""
         wanted = {target.ref: frozenset(target.schema.names)}
         view = self._view(wanted)
-        reaching = {chunk.key for chunk in self._reaching(target.ref)}
-        chunks = [(c, m["outputs"].get(target.name, 0)) for c, m in census if c.key in reaching]
-        chunks = [(chunk, rows) for chunk, rows in chunks if rows]
+        kept = {chunk.key: mark["outputs"].get(target.name, 0) for chunk, mark in census}
+        chunks = [(chunk, kept[chunk.key]) for chunk in self._reaching(target.ref) if kept[chunk.key]]
         total = sum(rows for _, rows in chunks)
         size = sum(chunk.bytes * rows // max(1, chunk.rows) for chunk, rows in chunks)
         row_bytes = max(1, size // max(1, total))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow as pa
 from curation.flow.bind import Bound
 from curation.io.atomic import dump_json, void, write_atomic
 from curation.io.chunks import Chunk, ChunkReader, Skip, Span
+from curation.io.files import FileRef
 from curation.io.formats import UnreadableError, open_file
 from curation.tables import take
 
@@ -31,7 +33,7 @@ def write_quarantine(folder: Path, bound: Bound, chunks: Mapping[str, tuple[Chun
     lines: list[dict[str, Any]] = []
     for name, each in bound.inputs.items():
         for lost in each.lost:
-            raw = _copy(folder, len(lines), Path(lost.file.path), 0, lost.file.size)
+            raw = _copy(folder, len(lines), lost.file, 0, lost.file.size)
             lines.append({"input": name, "file": lost.file.relative, "reason": lost.reason, "raw": raw})
         for chunk in chunks[name]:
             refused = [skip for skip in chunk.skips if skip.readable]
@@ -50,21 +52,36 @@ def write_quarantine(folder: Path, bound: Bound, chunks: Mapping[str, tuple[Chun
 
 
 def _line(folder: Path, number: int, chunk: Chunk, skip: Skip, rows: str | None) -> dict[str, Any]:
+    file, start = chunk.origin(skip.start)
     line: dict[str, Any] = {
         "input": chunk.input,
-        "file": chunk.file.relative,
-        "start": skip.start,
-        "stop": skip.stop,
+        "file": file.relative,
+        "start": start,
+        "stop": start + skip.stop - skip.start,
         "reason": skip.reason,
     }
     if skip.readable:
         return line | {"rows": rows}
+    if chunk.segments:
+        return line | _record(skip)
     offset, length = _range(chunk, skip)
     return line | {
         "offset": offset,
         "length": length,
-        "raw": _copy(folder, number, Path(chunk.file.path), offset, length),
+        "raw": _copy(folder, number, chunk.file, offset, length),
     }
+
+
+def _record(skip: Skip) -> dict[str, Any]:
+    """A bad record as it came: as text where it is text."""
+    found: dict[str, Any] = {"offset": skip.offset, "length": skip.length}
+    if skip.raw is None:
+        return found
+    raw = base64.b64decode(skip.raw)
+    try:
+        return found | {"text": raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        return found | {"base64": skip.raw}
 
 
 def _rows(folder: Path, number: int, chunk: Chunk, refused: list[Skip], columns: tuple[str, ...]) -> str:
@@ -108,13 +125,13 @@ def _piece_range(chunk: Chunk, span: Span) -> tuple[int, int]:
         reader.close()
 
 
-def _copy(folder: Path, number: int, source: Path, offset: int, length: int) -> str | None:
-    if length > RAW_BYTES:
+def _copy(folder: Path, number: int, source: FileRef, offset: int, length: int) -> str | None:
+    if length > RAW_BYTES or not Path(source.path).is_file():
         return None
     path = folder / f"{number:05d}.bin"
 
     def fill(to: Path) -> None:
-        with source.open("rb") as file, to.open("wb") as out:
+        with Path(source.path).open("rb") as file, to.open("wb") as out:
             file.seek(offset)
             out.write(file.read(length))
 

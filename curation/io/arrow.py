@@ -1,8 +1,10 @@
-"""Arrow IPC files: a piece is a record batch."""
+"""Arrow IPC files and streams: a piece is a record batch."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -11,34 +13,43 @@ from curation.io.parquet import one_line
 
 
 class ArrowReader:
-    """An open, memory-mapped Arrow IPC file (see :class:`curation.io.formats.Reader`)."""
+    """An open, memory-mapped Arrow IPC file or stream (see :class:`curation.io.formats.Reader`).
 
-    def __init__(self, path: str) -> None:
+    Of a stream that is cut short or damaged the whole batches before that place are given; the layout says so.
+    """
+
+    def __init__(self, source: str | BinaryIO) -> None:
         self._columns: tuple[str, ...] | None = None
         try:
-            self._source = pa.memory_map(path)
+            self._source = pa.memory_map(source) if isinstance(source, str) else pa.PythonFile(source, "r")
             # Counting rows should decompress little: one field is read (an empty list would mean all of them).
-            self._bare = pa.ipc.open_file(self._source, options=pa.ipc.IpcReadOptions(included_fields=[0]))
-            self._schema = pa.ipc.open_file(self._source).schema
+            self._bare = _opened(self._source, [0])
+            self._schema = _opened(self._source).schema
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UnreadableError(f"not a readable Arrow IPC file: {one_line(error)}") from error
+            raise UnreadableError(f"not a readable Arrow IPC file or stream: {one_line(error)}") from error
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the file."""
+        return self._schema
 
     def layout(self) -> Layout:
         """Schema and record batches, from the batch headers."""
+        broken = None
         try:
-            rows = [self._bare.get_batch(i).num_rows for i in range(self._bare.num_record_batches)]
+            rows, broken = self._bare.rows() if isinstance(self._bare, _Stream) else (_rows(self._bare), None)
             self._rows = sum(rows)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UnreadableError(f"broken batch header: {one_line(error)}") from error
         per_row = self._row_bytes()
-        return Layout(self._schema, tuple(Piece(n, int(n * per_row)) for n in rows))
+        return Layout(self._schema, tuple(Piece(n, int(n * per_row)) for n in rows), broken)
 
     def _row_bytes(self) -> float:
         """Decoded bytes of a row, by the first batch: compressed files are much larger in memory than on disk."""
         try:
-            reader = pa.ipc.open_file(self._source)
-            first = next((b for b in map(reader.get_batch, range(reader.num_record_batches)) if b.num_rows), None)
-        except (pa.ArrowException, OSError, ValueError):
+            reader = _opened(self._source)
+            first = next((b for b in map(reader.get_batch, itertools.count()) if b.num_rows), None)
+        except (pa.ArrowException, OSError, ValueError, IndexError):
             first = None  # that batch is reported when it is read
         decoded = 0.0 if first is None else first.nbytes / first.num_rows
         return float(max(decoded, self._source.size() / max(1, self._rows)))
@@ -49,7 +60,7 @@ class ArrowReader:
         try:
             if self._columns != names:
                 fields = [self._schema.get_field_index(name) for name in names] or [0]
-                self._reader = pa.ipc.open_file(self._source, options=pa.ipc.IpcReadOptions(included_fields=fields))
+                self._reader = _opened(self._source, fields)
                 self._columns = names
             batch = self._reader.get_batch(piece)
             batch.validate(full=True)
@@ -65,6 +76,66 @@ class ArrowReader:
     def close(self) -> None:
         """Release the file."""
         self._source.close()
+
+
+MAGIC = b"ARROW1"
+
+
+def _opened(source: Any, fields: list[int] | None = None) -> Any:
+    """Open a file by its footer, or a stream; both give batches by number. ``fields`` are those to be decoded."""
+    options = pa.ipc.IpcReadOptions(included_fields=fields or [])
+    source.seek(0)
+    if source.read(len(MAGIC)) == MAGIC:
+        return pa.ipc.open_file(source, options=options)
+    return _Stream(source, options)
+
+
+def _rows(reader: Any) -> list[int]:
+    return [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
+
+
+class _Stream:
+    """Batches of a stream by number; fast where they are asked for in order, since a stream has no footer."""
+
+    def __init__(self, source: Any, options: Any) -> None:
+        source.seek(0)
+        self._buffer, self._options = source.read_buffer(), options
+        self._restart()
+        self.schema = self._reader.schema
+
+    def _restart(self) -> None:
+        self._reader = pa.ipc.open_stream(pa.BufferReader(self._buffer), options=self._options)
+        self._next = 0
+
+    def rows(self) -> tuple[list[int], str | None]:
+        """Rows of every whole batch, and what is wrong behind the last of them."""
+        found: list[int] = []
+        try:
+            while True:
+                found.append(self.get_batch(len(found)).num_rows)
+        except IndexError:
+            return found, None
+        except (pa.ArrowException, OSError, ValueError) as error:
+            return found, one_line(error)
+
+    def get_batch(self, number: int) -> Any:
+        """One batch; raises ``IndexError`` behind the last and Arrow's error where the stream is broken."""
+        if number < self._next:
+            self._restart()
+        try:
+            while True:
+                batch = self._reader.read_next_batch()
+                self._next += 1
+                if self._next > number:
+                    return batch
+        except StopIteration:
+            raise IndexError(number) from None
+        except (pa.ArrowException, OSError) as error:
+            whole = self._next
+            self._restart()
+            raise OSError(
+                f"the stream is cut short or damaged after {whole} whole batches: {one_line(error)}"
+            ) from error
 
 
 def _bare_rows(rows: int) -> pa.Table:

@@ -1,7 +1,12 @@
-"""Canonical chunks: fixed row ranges of one file, the grain of all arithmetic and of all done-marks."""
+"""Canonical chunks: fixed row ranges of one file, the grain of all arithmetic and of all done-marks.
+
+Files that can only be read front to back, and small files of which there are many, are read once into *parts* of the
+work folder; a chunk is then a row range of a part, and its segments say which rows of which files these are.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -34,12 +39,29 @@ class Span:
 
 @dataclass(frozen=True)
 class Skip:
-    """Rows ``[start, stop)`` of the file that are quarantined, and why; ``readable`` if they can be decoded."""
+    """Rows ``[start, stop)`` of the file that are quarantined, and why; ``readable`` if they can be decoded.
+
+    ``offset``, ``length`` and ``raw`` (base64) tell of the bytes of a bad record that was met while a part was made.
+    """
 
     start: int
     stop: int
     reason: str
     readable: bool = False
+    offset: int = -1
+    length: int = 0
+    raw: str | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows ``[at, at + rows)`` of a part: those of ``file`` from row ``first`` on. ``row_bits`` stand for the file."""
+
+    file: FileRef
+    at: int
+    rows: int
+    first: int
+    row_bits: int
 
 
 @dataclass(frozen=True)
@@ -48,7 +70,7 @@ class Chunk:
 
     ``start`` counts rows of the file; ``spans`` cover the range in order. ``skips`` are rows that are not to be read.
     ``bytes`` estimates the decoded size of all columns, ``piece_bytes`` that of the largest piece that it touches.
-    ``row_bits`` stand for the file in row ids.
+    ``row_bits`` stand for the file in row ids. Where ``file`` is a part, ``segments`` are the files that it is made of.
     """
 
     input: str
@@ -60,6 +82,7 @@ class Chunk:
     piece_bytes: int = 0
     row_bits: int = 0
     skips: tuple[Skip, ...] = field(default=())
+    segments: tuple[Segment, ...] = field(default=())
 
     @cached_property
     def key(self) -> str:
@@ -73,11 +96,48 @@ class Chunk:
         """Rows of the range, those to skip included."""
         return self.stop - self.start
 
+    @cached_property
+    def files(self) -> tuple[FileRef, ...]:
+        """Input files that the rows come from, in order."""
+        return tuple(dict.fromkeys(each.file for each in self.segments)) or (self.file,)
+
+    def origin(self, row: int) -> tuple[FileRef, int]:
+        """Input file and row in it, of a row that is counted as ``start`` and ``stop`` are."""
+        if not self.segments:
+            return self.file, row
+        at = bisect_right([segment.at for segment in self.segments], row) - 1
+        segment = self.segments[max(0, at)]
+        return segment.file, segment.first + row - segment.at
+
+    def named(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Bits of the input file, and row in it, of each row."""
+        if not self.segments:
+            return np.full(len(rows), self.row_bits, np.uint64), rows
+        starts = np.array([segment.at for segment in self.segments])
+        which = np.searchsorted(starts, rows, side="right") - 1
+        bits = np.array([segment.row_bits for segment in self.segments], np.uint64)[which]
+        return bits, rows + np.array([segment.first - segment.at for segment in self.segments])[which]
+
+    def by_file(self, rows: NDArray[np.int64]) -> dict[str, int]:
+        """How many of the rows each input file has, by its path inside the input; files without any are left out."""
+        if not self.segments:
+            return {self.file.relative: len(rows)} if len(rows) else {}
+        starts = np.array([segment.at for segment in self.segments])
+        counts = np.bincount(np.searchsorted(starts, rows, side="right") - 1, minlength=len(starts))
+        found: dict[str, int] = {}
+        for segment, count in zip(self.segments, counts.tolist(), strict=True):
+            if count:
+                found[segment.file.relative] = found.get(segment.file.relative, 0) + count
+        return found
+
     def place(self, start: int | None = None, stop: int | None = None) -> str:
         """Text that leads a person to the rows."""
-        first, last = self.start if start is None else start, (self.stop if stop is None else stop) - 1
+        begin, end = self.start if start is None else start, (self.stop if stop is None else stop) - 1
+        (file, first), (other, last) = self.origin(begin), self.origin(end)
+        if file != other:
+            return f"input '{self.input}', {file.path}, row {first}, to {other.path}, row {last}"
         rows = f"row {first}" if first == last else f"rows {first} to {last}"
-        return f"input '{self.input}', {self.file.path}, {rows}"
+        return f"input '{self.input}', {file.path}, {rows}"
 
     def without(self, skips: Sequence[Skip]) -> Chunk:
         """Return the chunk with more rows to skip."""
@@ -183,10 +243,16 @@ class ChunkReader:
         return self._reader
 
     def _empty(self, file: FileRef, columns: tuple[str, ...]) -> pa.Table:
-        return self._open(file).layout().schema.empty_table().select(list(columns))
+        schema = self._open(file).schema
+        here = [schema.field(name) if name in schema.names else pa.field(name, pa.null()) for name in columns]
+        return pa.schema(here, metadata=schema.metadata).empty_table()
 
     def _span(self, file: FileRef, span: Span, columns: tuple[str, ...]) -> pa.Table:
         reader = self._open(file)
+        here = tuple(column for column in columns if column in reader.schema.names)
+        if here != columns:
+            found = self._span(file, span, here) if here else pa.table({})
+            return _with_nulls(found, columns, span.stop - span.start)
         if self._piece != (span.piece, columns) or self._at > span.start:
             self._piece, self._tables, self._table, self._at = None, reader.read(span.piece, columns), None, 0
             self._table = next(self._tables, None)
@@ -209,6 +275,12 @@ class ChunkReader:
         if rows != span.stop - span.start:
             raise UnreadableError(f"{span.stop - span.start} rows announced, {rows} found")
         return parts[0] if len(parts) == 1 else pa.concat_tables(parts)
+
+
+def _with_nulls(table: pa.Table, columns: tuple[str, ...], rows: int) -> pa.Table:
+    """Add the columns that a file lacks, all NULL."""
+    here = set(table.column_names)
+    return pa.table({name: table.column(name) if name in here else pa.nulls(rows) for name in columns})
 
 
 def _kept(start: int, stop: int, skips: tuple[Skip, ...]) -> NDArray[np.int64]:

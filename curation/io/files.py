@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import glob
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 
 import xxhash
 
-from curation.errors import CurationError
+from curation.errors import CurationError, InputError
+from curation.io import remote
+from curation.io.huggingface import hf_files
 from curation.io.manifest import ManifestError, read_manifest
+from curation.io.records import record_suffix
+from curation.io.spread import spread
 from curation.keys import content_key
 
 PROBE_BYTES = 4 << 20
 """Bytes hashed at each end of a file; a file of up to twice that is recognised by its content alone."""
 
-SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".ipc": "arrow", ".feather": "arrow"}
+GLANCE_BYTES = 4 << 10
+"""Bytes hashed at each end of an image: a folder of them is too much to read before every build."""
 
-
-class InputError(CurationError):
-    """An input cannot be found or is not what the recipe says."""
-
-    exit_code = 2
+SUFFIXES = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".ipc": "arrow",
+    ".feather": "arrow",
+    ".lance": "lance",
+    **dict.fromkeys((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"), "images"),
+}
+RECORDS = ("jsonl", "csv", "webdataset", "images")
+"""Formats that are read front to back, into parts."""
+FORMATS = ("parquet", "arrow", "jsonl", "csv", "webdataset", "images", "lance")
+"""Formats that a recipe may state."""
+SHOWN = ".parquet .arrow .jsonl .csv .tsv .tar .lance, images, and the text formats with .gz or .zst"
 
 
 @dataclass(frozen=True)
 class FileRef:
     """One input file as it was found.
 
-    ``relative`` is the path inside the input (POSIX separators), the name that row identity uses.
+    ``path`` is absolute, or a URL; ``relative`` is the path inside the input (POSIX separators), the name that row
+    identity uses. ``version`` is what a remote store says of the object (ETag, generation, time).
     """
 
     path: str
@@ -37,23 +55,40 @@ class FileRef:
     size: int
     key: str
     mtime_ns: int = 0
+    version: str = ""
+
+    @property
+    def remote(self) -> bool:
+        """Whether the file lies in a remote store."""
+        return bool(self.version)
 
     def changed(self) -> bool:
         """Whether the file is gone or has been written to since it was looked at."""
         try:
+            if self.version:
+                return remote.version(self.path) != self.version
             stat = Path(self.path).stat()
-        except OSError:
+        except (OSError, CurationError):
             return True
         return (stat.st_size, stat.st_mtime_ns) != (self.size, self.mtime_ns)
 
 
-def format_of(path: Path, stated: str | None = None) -> str:
+def suffix_format(name: str) -> str | None:
+    """Format of a file by its suffix, or ``None``.
+
+    >>> suffix_format("a/b.parquet"), suffix_format("c.jsonl.zst"), suffix_format("notes.md")
+    ('parquet', 'jsonl', None)
+    """
+    return SUFFIXES.get(PurePath(name).suffix.lower()) or record_suffix(name)
+
+
+def format_of(path: str | Path, stated: str | None = None) -> str:
     """Format of a file by what the recipe states, else by its suffix."""
-    found = stated or SUFFIXES.get(path.suffix.lower())
+    found = stated or suffix_format(str(path))
     if found is None:
         raise InputError(
-            f"{path}: cannot tell the format from the suffix {path.suffix!r}; "
-            f"known are {', '.join(sorted(SUFFIXES))}, or set `format: parquet` or `format: arrow`"
+            f"{path}: cannot tell the format from the suffix {PurePath(path).suffix!r}; "
+            f"known are {SHOWN}; or set `format:` to one of {', '.join(FORMATS)}"
         )
     return found
 
@@ -76,36 +111,63 @@ def find_files(patterns: list[str], *, stated: str | None = None, verify: bool =
     InputError
         If nothing is there, nothing matches, or two files have one path inside the input.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, tuple[str, Callable[[], FileRef]]] = {}
     for pattern in patterns:
-        if "://" in pattern:
-            raise InputError(f"{pattern}: URLs cannot be read yet; copy the files here, or mount the store")
-        for relative, path in _expand(pattern, stated):
-            if relative in found and found[relative] != path:
+        for relative, path, look in _found(pattern, stated, verify):
+            if relative in found and found[relative][0] != path:
                 raise InputError(
-                    f"{path}: has the same path {relative!r} inside the input as {found[relative]}, and row identity "
-                    "is made of that path; give the input a `key:` column or read the folders as two inputs"
+                    f"{path}: has the same path {relative!r} inside the input as {found[relative][0]}, and row "
+                    "identity is made of that path; give the input a `key:` column or read the folders as two inputs"
                 )
-            found[relative] = path
-    return [file_ref(found[relative], relative, stated, verify=verify) for relative in sorted(found)]
+            found[relative] = path, look
+    return _of_one_kind(spread(lambda relative: found[relative][1](), sorted(found)))
+
+
+def _found(pattern: str, stated: str | None, verify: bool) -> list[tuple[str, str, Callable[[], FileRef]]]:
+    """Path inside the input, whole path, and how to look at it, of every file that a pattern names."""
+    if remote.is_url(pattern):
+        files = remote.list_files(pattern, suffix_test=lambda name: stated is not None or bool(suffix_format(name)))
+        if not files:
+            raise InputError(f"{remote.redacted(pattern)}: no such file or folder, or no file of a known kind in it")
+        return [(f.relative, f.url, partial(_remote_ref, f, stated)) for f in files]
+    return [
+        (relative, str(path), partial(file_ref, path, relative, stated, verify=verify))
+        for relative, path in _expand(pattern, stated)
+    ]
+
+
+def _of_one_kind(files: list[FileRef]) -> list[FileRef]:
+    """Refuse images among other files: mostly they are what those others describe."""
+    kinds = {file.format for file in files}
+    if "images" in kinds and len(kinds) > 1:
+        other = next(file for file in files if file.format != "images")
+        raise InputError(
+            f"{other.path}: lies among images; set `format: images` or `format: {other.format}` to choose, and read "
+            "the other as an input of its own"
+        )
+    return files
+
+
+def _remote_ref(file: remote.RemoteFile, stated: str | None) -> FileRef:
+    key = content_key("remote", file.size, file.token)
+    return FileRef(file.url, file.relative, format_of(file.relative, stated), file.size, key, version=file.token)
 
 
 def _expand(pattern: str, stated: str | None) -> list[tuple[str, Path]]:
     path = Path(pattern)
-    if path.is_file():
+    if path.is_file() or _is_lance(path):
         return [(path.name, path)]
     if path.is_dir():
         if (path / "manifest.json").is_file():
             return _own_output(path)
-        inside = [
-            each
-            for each in path.rglob("*")
-            if each.is_file()
-            and (each.suffix.lower() in SUFFIXES or stated is not None)
-            and not any(part.startswith((".", "_")) for part in each.relative_to(path).parts)
-        ]
+        saved = hf_files(path)
+        if saved is not None:
+            return [(each.relative_to(path).as_posix(), each) for each in saved]
+        inside = [each for each in _walk(path) if stated is not None or suffix_format(each.name)]
+        if stated is not None:
+            inside = [each for each in inside if suffix_format(each.name) == stated] or inside
         if not inside:
-            raise InputError(f"{path}: no file with a suffix of {', '.join(sorted(SUFFIXES))} in this folder")
+            raise InputError(f"{path}: no file of a known kind in this folder ({SHOWN})")
         return [(each.relative_to(path).as_posix(), each) for each in inside]
     if glob.has_magic(pattern):
         root = _fixed_root(pattern)
@@ -117,6 +179,18 @@ def _expand(pattern: str, stated: str | None) -> list[tuple[str, Path]]:
             raise InputError(f"{pattern}: no file matches")
         return [(each.relative_to(root).as_posix(), each) for each in matches]
     raise InputError(f"{pattern}: no such file or folder")
+
+
+def _is_lance(path: Path) -> bool:
+    return path.suffix.lower() == ".lance" and path.is_dir()
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files below a folder, without those that lie below or have a name that begins with a dot or an underscore."""
+    for place, folders, names in os.walk(folder):
+        lance = [name for name in folders if _is_lance(Path(place, name))]
+        folders[:] = [name for name in folders if not name.startswith((".", "_")) and name not in lance]
+        yield from (Path(place, name) for name in (*names, *lance) if not name.startswith((".", "_")))
 
 
 def _own_output(path: Path) -> list[tuple[str, Path]]:
@@ -141,8 +215,13 @@ def file_ref(path: Path, relative: str, stated: str | None = None, *, verify: bo
     Small files, and all with ``verify``, are recognised by content; large ones by size, time of change, inode and
     a hash of head and tail.
     """
+    kind = format_of(path, stated)
     try:
         stat = path.stat()
+        if path.is_dir():
+            return FileRef(str(path), relative, kind, *_folder_stamp(path))
+        if kind == "images" and not verify:
+            return FileRef(str(path), relative, kind, stat.st_size, _glance(path, stat), stat.st_mtime_ns)
         with path.open("rb") as file:
             digest = xxhash.xxh3_128()
             if verify or stat.st_size <= 2 * PROBE_BYTES:
@@ -156,4 +235,22 @@ def file_ref(path: Path, relative: str, stated: str | None = None, *, verify: bo
                 key = content_key("file", stat.st_size, stat.st_mtime_ns, stat.st_ino, digest.hexdigest())
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return FileRef(str(path), relative, format_of(path, stated), stat.st_size, key, stat.st_mtime_ns)
+    return FileRef(str(path), relative, kind, stat.st_size, key, stat.st_mtime_ns)
+
+
+def _glance(path: Path, stat: os.stat_result) -> str:
+    """Key of a file by size, time of change, inode and a little of both ends."""
+    with path.open("rb") as file:
+        head = file.read(GLANCE_BYTES)
+        file.seek(max(0, stat.st_size - GLANCE_BYTES))
+        digest = xxhash.xxh3_128(head + file.read(GLANCE_BYTES)).hexdigest()
+    return content_key("file", stat.st_size, stat.st_mtime_ns, stat.st_ino, digest)
+
+
+def _folder_stamp(folder: Path) -> tuple[int, str, int]:
+    """Size, key and time of change of a data set that is a folder, by its files' sizes and times."""
+    files = sorted(each for each in folder.rglob("*") if each.is_file())
+    stats = [(each.relative_to(folder).as_posix(), each.stat()) for each in files]
+    key = content_key("folder", [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
+    # A folder's own time of change tells of files that come and go, which is what a data set's new version does.
+    return sum(stat.st_size for _, stat in stats), key, folder.stat().st_mtime_ns

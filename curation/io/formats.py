@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 
 from curation.io.files import FileRef
+from curation.io.remote import open_read, open_stream
 
-READERS = {"parquet": "curation.io.parquet:ParquetReader", "arrow": "curation.io.arrow:ArrowReader"}
+READERS = {
+    "parquet": "curation.io.parquet:ParquetReader",
+    "arrow": "curation.io.arrow:ArrowReader",
+    "lance": "curation.io.lance:LanceReader",
+}
+"""Formats whose pieces can be decoded alone; all others are read front to back (``curation.io.records``)."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +31,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Layout:
-    """Schema and pieces of a file, read from its metadata."""
+    """Schema and pieces of a file, read from its metadata; ``broken`` says why there are not all of them."""
 
     schema: Any
     pieces: tuple[Piece, ...]
+    broken: str | None = None
 
 
 class UnreadableError(Exception):
@@ -36,6 +44,10 @@ class UnreadableError(Exception):
 
 class Reader(Protocol):
     """An open file."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the file."""
 
     def layout(self) -> Layout:
         """Schema and pieces, from metadata alone."""
@@ -53,5 +65,15 @@ class Reader(Protocol):
 def open_file(file: FileRef) -> Reader:
     """Open a file with the reader of its format; raises ``UnreadableError``."""
     module, _, attribute = READERS[file.format].partition(":")
-    reader: Reader = getattr(import_module(module), attribute)(file.path)
+    reader: Reader = getattr(import_module(module), attribute)(source_of(file))
     return reader
+
+
+def source_of(file: FileRef) -> str | BinaryIO:
+    """What a reader opens: a path, or an open file of a remote store that fetches ranges as they are asked for."""
+    return open_read(file.path) if file.remote else file.path
+
+
+def open_binary(file: FileRef) -> BinaryIO:
+    """Open a file to be read front to back."""
+    return open_stream(file.path) if file.remote else Path(file.path).open("rb")

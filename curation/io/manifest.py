@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -29,13 +29,30 @@ class ManifestError(CurationError):
 
 
 @dataclass(frozen=True)
+class Sidecar:
+    """A file beside a shard that says where its values lie: path below the build directory, bytes and xxh3-128."""
+
+    path: str
+    bytes: int
+    xxh3: str
+
+
+@dataclass(frozen=True)
 class Shard:
-    """One shard file: path below the build directory, rows, bytes and xxh3-128."""
+    """One shard file: path below the build directory, rows, bytes and xxh3-128, and its sidecar where it has one."""
 
     path: str
     rows: int
     bytes: int
     xxh3: str
+    sidecar: Sidecar | None = None
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Shard:
+        """Read an entry of a manifest; keys that a later version has added are not looked at."""
+        beside = content.get("sidecar")
+        sidecar = None if beside is None else Sidecar(beside["path"], beside["bytes"], beside["xxh3"])
+        return cls(content["path"], content["rows"], content["bytes"], content["xxh3"], sidecar)
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class Manifest:
     @property
     def shards(self) -> list[Shard]:
         """Shards in order."""
-        return [Shard(**each) for each in self.content["shards"]]
+        return [Shard.of(each) for each in self.content["shards"]]
 
     @property
     def schema(self) -> pa.Schema:
@@ -71,19 +88,23 @@ class Manifest:
         return None if found is None else self.root / found
 
     def complete(self) -> bool:
-        """Whether all shards are there with the size that the manifest states, and plan, ledger and report, too."""
+        """Whether shards and sidecars are there with the size that the manifest states, and plan, ledger and report."""
         if isinstance(self.root, RemotePath):
             return self._complete_in(self.root)
         try:
-            whole = all((self.root / s.path).stat().st_size == s.bytes for s in self.shards)
+            whole = all((self.root / file.path).stat().st_size == file.bytes for file in self._files())
         except OSError:
             return False
         return whole and all((self.root / path).exists() for path in self.content["files"].values())
 
+    def _files(self) -> Iterator[Shard | Sidecar]:
+        for shard in self.shards:
+            yield from (shard,) if shard.sidecar is None else (shard, shard.sidecar)
+
     def _complete_in(self, root: RemotePath) -> bool:
         """Ask a store by one listing a part, not file by file."""
         found = standing(root, self.build_id)
-        whole = all(found.get(shard.path) == shard.bytes for shard in self.shards)
+        whole = all(found.get(file.path) == file.bytes for file in self._files())
         names = self.content["files"].values()
         return whole and all(any(path == name or path.startswith(f"{name}/") for path in found) for name in names)
 
@@ -91,8 +112,15 @@ class Manifest:
 _NOTHING = f"no build here (no {NAME}); name the output directory of a build"
 
 
-def read_manifest(root: Location) -> Manifest:
+def read_manifest(root: Location, build_id: str | None = None) -> Manifest:
     """Read the manifest of a build directory.
+
+    Parameters
+    ----------
+    root
+        The directory.
+    build_id
+        A generation that is kept there; None is the current one.
 
     Raises
     ------
@@ -101,7 +129,11 @@ def read_manifest(root: Location) -> Manifest:
     RemoteError
         If a store cannot be asked.
     """
-    path = root / NAME
+    if build_id is not None and not _stands(root, build_id):
+        raise ManifestError(
+            f"{root}: no generation {build_id!r} stands here; `curate rollback --list` shows those that do"
+        )
+    path = root / NAME if build_id is None else root / "meta" / build_id / NAME
     try:
         content = json.loads(path.read_text("utf-8"))
         version = int(content["format"])
@@ -113,6 +145,12 @@ def read_manifest(root: Location) -> Manifest:
         raise ManifestError(f"{root}: {_NOTHING}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from error
+    _check(path, version, content)
+    return Manifest(root, content)
+
+
+def _check(path: Location, version: int, content: Mapping[str, Any]) -> None:
+    """Refuse what a manifest of ours never says."""
     if version > FORMAT:
         raise ManifestError(f"{path}: format {version}, this version reads up to {FORMAT}; upgrade curation")
     lacking = [name for name in ("build_id", "rows", "shards", "files", "schema_ipc") if name not in content]
@@ -120,6 +158,7 @@ def read_manifest(root: Location) -> Manifest:
         raise ManifestError(f"{path}: cannot be read as a manifest: {lacking[0]!r} is missing")
     try:
         named = [*(shard["path"] for shard in content["shards"]), *content["files"].values()]
+        named += [shard["sidecar"]["path"] for shard in content["shards"] if shard.get("sidecar") is not None]
     except (KeyError, TypeError, AttributeError) as error:
         raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from error
     for each in named:
@@ -127,7 +166,6 @@ def read_manifest(root: Location) -> Manifest:
         place = PurePosixPath(str(each))
         if place.is_absolute() or ".." in place.parts:
             raise ManifestError(f"{path}: names {each!r}, which lies outside the build; do not trust this manifest")
-    return Manifest(root, content)
 
 
 def standing(root: RemotePath, build_id: str) -> dict[str, int]:
@@ -137,13 +175,57 @@ def standing(root: RemotePath, build_id: str) -> dict[str, int]:
 
 
 def generations(root: Location) -> list[str]:
-    """Build ids of the generations that stand in the directory, the current one first, older ones after."""
+    """Build ids of the generations that stand in the directory: the current one first, then as they are to be kept."""
+    line, at = history(root)
+    return [line[at], *line[:at], *line[at + 1 :]]
+
+
+def history(root: Location) -> tuple[list[str], int]:
+    """Build ids of the generations that stand in the directory, the newest first, and which is the current one.
+
+    The run record of the current one tells what came before it and, after a rollback, what came later.
+    """
     current = read_manifest(root)
-    run = current.path("run")
-    history: list[str] = []
-    if run is not None and run.is_file():
-        history = json.loads(run.read_text("utf-8")).get("previous", [])
-    return [current.build_id, *(each for each in history if (root / "meta" / each / NAME).is_file())]
+    run = run_of(current)
+    newer, older = (
+        [each for each in run.get(name, ()) if each != current.build_id and _stands(root, each)]
+        for name in ("newer", "previous")
+    )
+    return [*newer, current.build_id, *(each for each in older if each not in newer)], len(newer)
+
+
+def run_of(manifest: Manifest) -> dict[str, Any]:
+    """What ``run.json`` says of the build; nothing if it is gone or damaged."""
+    path = manifest.path("run")
+    try:
+        found = json.loads(path.read_text("utf-8")) if path is not None else {}
+    except (OSError, ValueError, remote.RemoteError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def make_current(root: Location, line: list[str], at: int) -> None:
+    """Make generation ``line[at]`` the current one again; ``line`` is the whole history, the newest first.
+
+    Its run record learns what is older and what newer; readers notice the last step alone.
+    """
+    manifest = read_manifest(root, line[at])
+    run = run_of(manifest) | {"newer": line[:at], "previous": line[at + 1 :]}
+    place = root / "meta" / line[at] / "run.json"
+    if isinstance(place, RemotePath):
+        remote.put_bytes((dump_json(run, sort=True) + "\n").encode(), place.url)
+    else:
+        write_json(place, run, **_META, durable=True, sort=True)
+    put_manifest(root, manifest.content)
+
+
+def _stands(root: Location, build_id: Any) -> bool:
+    return isinstance(build_id, str) and _is_id(build_id) and (root / "meta" / build_id / NAME).is_file()
+
+
+def _is_id(text: str) -> bool:
+    """Whether text may be a build id, and so is no path to elsewhere."""
+    return re.fullmatch("[0-9a-z]{1,32}", text) is not None
 
 
 def put_manifest(root: Location, content: Mapping[str, Any]) -> None:

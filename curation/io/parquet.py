@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,12 +18,18 @@ BATCH_ROWS = 65_536
 class ParquetReader:
     """An open Parquet file (see :class:`curation.io.formats.Reader`)."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, source: str | BinaryIO) -> None:
         try:
-            self._source = pa.memory_map(path)
-            self._file = pq.ParquetFile(self._source)
+            self._source = pa.memory_map(source) if isinstance(source, str) else pa.PythonFile(source)
+            # Far away, few large requests beat many small ones.
+            self._file = pq.ParquetFile(self._source, pre_buffer=not isinstance(source, str))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UnreadableError(f"not a readable Parquet file: {one_line(error)}") from error
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the file."""
+        return self._file.schema_arrow
 
     def layout(self) -> Layout:
         """Schema and row groups, from the footer."""

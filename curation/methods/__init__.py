@@ -9,13 +9,17 @@ if TYPE_CHECKING:
     from curation.methods.base import Params
 
 STAGES: dict[str, str] = {
+    "bucket": "curation.methods.bucket:Bucket",
+    "dedup": "curation.methods.dedup:Dedup",
     "derive": "curation.methods.derive:Derive",
     "filter": "curation.methods.filter:Filter",
+    "image_stats": "curation.methods.image_stats:ImageStats",
     "rename": "curation.methods.rename:Rename",
     "sample": "curation.methods.sample:Sample",
     "select": "curation.methods.select:Select",
     "smote": "curation.methods.smote:Smote",
     "split": "curation.methods.split:Split",
+    "text_stats": "curation.methods.text_stats:TextStats",
 }
 """Methods of ``stages:`` (``use: NAME``)."""
 

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from curation.errors import Problem, RecipeError
 from curation.methods import FEEDS, STAGES, params_of
 from curation.methods.base import Params
+from curation.plugins import Plugin, PluginError, find, installed, load
 from curation.recipe.faults import validated
 from curation.recipe.model import OUTPUT, FeedSpec, Gate, InputSpec, OutputSpec, Recipe, StageSpec
-from curation.recipe.source import KeyPath, Source, nearest, read_source
+from curation.recipe.source import KeyPath, Source, default_name, nearest, read_source
 from curation.recipe.sql import expression_faults, input_expressions, stage_expressions
 
 M = TypeVar("M", bound=BaseModel)
@@ -27,7 +28,11 @@ _NAME_RULE = "letters, digits, '_' and '-', not a digit or '-' first"
 
 
 def load_recipe(
-    path: str | os.PathLike[str], *, overrides: Sequence[str] = (), env: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    allow_plugins: bool = False,
 ) -> Recipe:
     """Load a recipe and check all that can be checked without data.
 
@@ -39,6 +44,8 @@ def load_recipe(
         Changes such as ``stages.rare.k=7``, as ``--set`` takes them.
     env
         Variables that ``${VAR}`` stands for; default: the environment.
+    allow_plugins
+        Import stages that are not ours, which runs their code.
 
     Raises
     ------
@@ -54,7 +61,8 @@ def load_recipe(
         reason = "not UTF-8 text" if isinstance(error, UnicodeError) else error
         raise RecipeError(f"{file}: cannot be read: {reason}") from None
     source, problems = read_source(text, file=file, overrides=overrides, env=os.environ if env is None else env)
-    check = _Check(source, root=os.path.dirname(os.path.abspath(file)), problems=list(problems))
+    root = os.path.dirname(os.path.abspath(file))
+    check = _Check(source, root=root, allow_plugins=allow_plugins, problems=list(problems))
     recipe = check.recipe()
     if recipe is None:
         unread = {(p.file, p.line, p.path) for p in problems}  # what follows from these says nothing new
@@ -88,6 +96,7 @@ class _Stage:
     use: str | None = None
     name: str | None = None
     params: Params | None = None
+    plugin: Plugin | None = None
 
     @property
     def path(self) -> KeyPath:
@@ -104,6 +113,7 @@ class _Check:
 
     source: Source
     root: str
+    allow_plugins: bool
     problems: list[Problem] = field(default_factory=list)
 
     def note(self, path: KeyPath, message: str, hint: str = "") -> None:
@@ -130,7 +140,8 @@ class _Check:
         inputs = self.inputs(_mapping(data.get("inputs")))
         stages = self.stages(_list(data.get("stages")), data)
         sources = self.sources(stages, _mapping(data.get("inputs")))
-        order = self.order(stages, sources, _mapping(data.get("inputs")))
+        sides = self.sides(stages, _mapping(data.get("inputs")))
+        order = self.order(stages, sources, sides, _mapping(data.get("inputs")))
         gates = [self.part(Gate, gate, ("expect", i)) for i, gate in enumerate(_list(data.get("expect")))]
         outputs = self.outputs(data, stages)
         self.gate_outputs(gates, outputs)
@@ -139,7 +150,15 @@ class _Check:
         if self.problems or top is None:
             return None
         specs = tuple(
-            StageSpec(name=s.name, use=s.use, source=sources[s.name], params=s.params, index=s.index)
+            StageSpec(
+                name=s.name,
+                use=s.use,
+                sources=sources[s.name],
+                sides=sides.get(s.name, {}),
+                params=s.params,
+                index=s.index,
+                plugin=s.plugin,
+            )
             for s in order
             if s.name is not None and s.use is not None and s.params is not None
         )
@@ -203,41 +222,86 @@ class _Check:
             self.note(path, f"expected a mapping of options, got {self.source.shown(options, path)}", "use: METHOD")
             return _Stage(index, {})
         use = options.get("use")
-        if use is None:
-            self.note((*path, "use"), "field required", f"methods: {', '.join(sorted(STAGES))}")
-        elif use not in STAGES if isinstance(use, str) else True:
-            self.note(
-                (*path, "use"),
-                f"unknown method, got {self.source.shown(use, (*path, 'use'))}",
-                _method_hint(use),
-            )
-            use = None
-        name = options.get("name", options.get("use"))
+        model, plugin = self.method(use, (*path, "use"))
+        name = options.get("name", default_name(use))
         if "name" in options and not self.good_name(name, (*path, "name"), "the name of a stage"):
             name = None
+        if "name" not in options and plugin is not None and not _NAME.fullmatch(name):
+            self.note((*path, "name"), f"field required, since {name!r} cannot be the name of a stage", _NAME_RULE)
+            name = None
         params = None
-        if use is not None:
-            params = self.part(params_of(use), options, path, known=("name", "use", "from"))
-        return _Stage(index, options, use, name if isinstance(name, str) else None, params)
+        if model is not None:
+            params = self.part(model, options, path, known=("name", "use", "from"))
+        use = None if model is None else use
+        return _Stage(index, options, use, name if isinstance(name, str) else None, params, plugin)
+
+    def method(self, use: Any, path: KeyPath) -> tuple[type[Params] | None, Plugin | None]:
+        """Find the options of what a `use` names, and the plug-in if it is one; None after noting a problem."""
+        if use is None:
+            self.note(path, "field required", f"methods: {', '.join(sorted(STAGES))}")
+            return None, None
+        if isinstance(use, str) and use in STAGES:
+            return params_of(use), None
+        try:
+            plugin = self.plugin(use) if isinstance(use, str) and use not in FEEDS else None
+        except PluginError as error:
+            self.note(path, str(error), error.hint)
+            return None, None
+        if plugin is None:
+            self.note(path, f"unknown method, got {self.source.shown(use, path)}", _method_hint(use))
+            return None, None
+        return plugin.params, plugin
+
+    def plugin(self, use: str) -> Plugin | None:
+        origin = find(use)
+        if origin is None:
+            return None
+        if not self.allow_plugins:
+            raise PluginError(
+                f"'{use}' is a plug-in of {origin}; plug-ins run code, allow them with --allow-plugins",
+                "in Python: allow_plugins=True; do so only if you trust its author",
+            )
+        return load(origin, self.root)
 
     # --- the graph
 
-    def sources(self, stages: Sequence[_Stage], inputs: Mapping[Any, Any]) -> dict[str | None, str]:
-        """Find the reference that each stage reads, by the name of the stage."""
+    def sources(self, stages: Sequence[_Stage], inputs: Mapping[Any, Any]) -> dict[str | None, tuple[str, ...]]:
+        """Find the references that flow into each stage, by the name of the stage."""
         names = {stage.name: stage for stage in stages if stage.name is not None}
-        sources: dict[str | None, str] = {}
+        sources: dict[str | None, tuple[str, ...]] = {}
         for stage in stages:
             path = (*stage.path, "from")
-            if "from" in stage.raw:
-                reference = self.reference(stage.raw["from"], path, names, inputs)
+            given = stage.raw.get("from")
+            if isinstance(given, list) and stage.params is not None and stage.params.many:
+                found = [self.reference(each, (*path, i), names, inputs) for i, each in enumerate(given)]
+                if len(given) < 2:
+                    self.note(path, f"expected two or more to put together, got {len(given)}", "from: [a, b]")
+                if twice := sorted({str(each) for each in given if given.count(each) > 1}):
+                    self.note(path, f"'{twice[0]}' is named twice", "name each once")
+            elif "from" in stage.raw:
+                found = [self.reference(given, path, names, inputs)]
+                if stage.params is not None and stage.params.many:
+                    self.note(path, "expected a list of two or more to put together", "from: [a, b]")
             elif stage.index > 0:
                 before = stages[stage.index - 1].name
-                reference = None if before is None else self.reference(before, path, names, inputs)
+                found = [None if before is None else self.reference(before, path, names, inputs)]
             else:
-                reference = self.only_input(path, inputs)
-            if reference is not None:
-                sources.setdefault(stage.name, reference)
+                found = [self.only_input(path, inputs)]
+            flowing = tuple(each for each in found if each is not None)
+            if len(flowing) == len(found):
+                sources.setdefault(stage.name, flowing)
         return sources
+
+    def sides(self, stages: Sequence[_Stage], inputs: Mapping[Any, Any]) -> dict[str | None, dict[str, str]]:
+        """Find the references in which stages look things up, by stage and option."""
+        names = {stage.name: stage for stage in stages if stage.name is not None}
+        found: dict[str | None, dict[str, str]] = {}
+        for stage in stages:
+            for key, text in (stage.params.sides() if stage.params is not None else {}).items():
+                reference = self.reference(text, (*stage.path, key), names, inputs)
+                if reference is not None:
+                    found.setdefault(stage.name, {})[key] = reference
+        return found
 
     def only_input(self, path: KeyPath, inputs: Mapping[Any, Any]) -> str | None:
         if len(inputs) > 1:
@@ -259,30 +323,31 @@ class _Check:
             known = [*inputs, *_references(stages.values())]
             self.note(path, f"no input or stage is called '{base}'", nearest(reference, known))
             return None
-        if ports is None:
+        if ports is None or (port or "") in (ports or ("",)):
             return reference
-        if ports and not dot:
-            self.note(
-                path,
-                f"stage '{base}' has several outputs",
-                f"from: {' | '.join(f'{base}.{p}' for p in ports)}",
-            )
+        known = [_spelt(base, each) for each in ports]
+        if not dot:
+            self.note(path, f"stage '{base}' has several outputs", f"from: {' | '.join(known)}")
             return None
-        if dot and port not in ports:
-            hint = nearest(reference, [f"{base}.{p}" for p in ports]) if ports else f"from: {base}"
-            self.note(path, f"'{base}' has no output '{port}'", hint)
-            return None
-        return reference
+        self.note(path, f"'{base}' has no output '{port}'", nearest(reference, known) if ports else f"from: {base}")
+        return None
 
     def order(
-        self, stages: Sequence[_Stage], sources: Mapping[str | None, str], inputs: Mapping[Any, Any]
+        self,
+        stages: Sequence[_Stage],
+        sources: Mapping[str | None, tuple[str, ...]],
+        sides: Mapping[str | None, Mapping[str, str]],
+        inputs: Mapping[Any, Any],
     ) -> list[_Stage]:
         """Stages in topological order, those of the file first where there is a choice."""
         names = {stage.name for stage in stages} - inputs.keys()
-        reads = {name: source.partition(".")[0] for name, source in sources.items()}
+        reads = {
+            name: [ref.partition(".")[0] for ref in (*sources.get(name, ()), *sides.get(name, {}).values())]
+            for name in names
+        }
         waiting, done, order = list(stages), set[str | None](), list[_Stage]()
         while waiting:
-            ready = next((s for s in waiting if reads.get(s.name) not in names - done), None)
+            ready = next((s for s in waiting if not (names - done).intersection(reads.get(s.name, ()))), None)
             if ready is None:
                 break
             waiting.remove(ready)
@@ -291,11 +356,13 @@ class _Check:
         self.cycles(waiting, reads)
         return order
 
-    def cycles(self, waiting: Sequence[_Stage], reads: Mapping[str | None, str]) -> None:
+    def cycles(self, waiting: Sequence[_Stage], reads: Mapping[str | None, Sequence[str]]) -> None:
         named: set[str | None] = set()
+        left = {stage.name for stage in waiting}
         for stage in waiting:
             chain: list[str | None] = [stage.name]
-            while (follower := reads.get(chain[-1])) is not None and follower not in chain:
+            # Each of those left waits for another of them, so going back along the first such one ends in a circle.
+            while (follower := next((r for r in reads.get(chain[-1], ()) if r in left), None)) not in (None, *chain):
                 chain.append(follower)
             if follower == stage.name and stage.name not in named:
                 named.update(chain)
@@ -426,11 +493,17 @@ def _list(value: Any) -> Sequence[Any]:
 def _method_hint(use: Any) -> str:
     if use in FEEDS if isinstance(use, str) else False:
         return f"'{use}' is an option of `feed`"
-    return nearest(str(use), sorted(STAGES))
+    return nearest(str(use), sorted({*STAGES, *installed()}))
 
 
 def _references(stages: Iterable[_Stage]) -> list[str]:
-    return [f"{s.name}.{p}" for s in stages for p in s.ports or ()] + [s.name for s in stages if s.name and not s.ports]
+    named = [(stage.name, stage.ports or ("",)) for stage in stages if stage.name]
+    return [_spelt(name, port) for name, ports in named for port in ports]
+
+
+def _spelt(name: str, port: str) -> str:
+    """Reference to an output of a stage."""
+    return f"{name}.{port}" if port else name
 
 
 def _parts(path: str) -> tuple[str, ...]:

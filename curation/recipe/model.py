@@ -19,6 +19,7 @@ from pydantic import (
 
 from curation.errors import Problem
 from curation.methods.base import Params
+from curation.plugins import Plugin
 from curation.recipe.source import KeyPath, Source
 from curation.urls import redacted as redacted_url
 
@@ -27,6 +28,13 @@ OUTPUT = "output"
 
 Group: TypeAlias = str | int | bool
 Order: TypeAlias = Literal["shuffled", "input"]
+
+
+TYPES = (
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"),
+    *("bool", "string", "binary", "date32", "timestamp"),
+)
+"""Types that a column of a text file can be declared to have; a timestamp is one in microseconds."""
 
 
 def _infinite(value: Any) -> Any:
@@ -49,9 +57,17 @@ class InputSpec(_Spec):
     where: str | None = Field(
         default=None, min_length=1, description="row-wise SQL condition; rows outside are not selected"
     )
-    format: Literal["parquet", "arrow"] | None = Field(
-        default=None, description="parquet | arrow; default: by the suffix of each file"
+    format: Literal["parquet", "arrow", "jsonl", "csv", "webdataset", "images", "lance"] | None = Field(
+        default=None,
+        description="parquet | arrow | jsonl | csv | webdataset | images | lance; default: by the suffix of each file",
     )
+    types: dict[str, str] | None = Field(
+        default=None, min_length=1, description="types of columns of jsonl and csv, e.g. {id: string, score: float64}"
+    )
+    delimiter: str | None = Field(
+        default=None, min_length=1, max_length=1, description="of csv; default: a comma, a tab for .tsv"
+    )
+    nulls: list[str] | None = Field(default=None, description='texts of csv that mean NULL; default: [""]')
     on_bad_rows: Literal["error", "quarantine"] = Field(
         default="error", description="error stops the build, quarantine sets unreadable rows aside"
     )
@@ -76,6 +92,14 @@ class InputSpec(_Spec):
             raise ValueError(f"column '{twice[0]}' is named twice")
         return columns
 
+    @field_validator("types")
+    @classmethod
+    def _types_are_known(cls, types: dict[str, str] | None) -> dict[str, str] | None:
+        for column, kind in (types or {}).items():
+            if kind not in TYPES:
+                raise ValueError(f"column '{column}': expected one of {', '.join(TYPES)}, got '{kind}'")
+        return types
+
     @property
     def paths(self) -> tuple[str, ...]:
         """Paths, one or more."""
@@ -87,9 +111,11 @@ class StageSpec(_Spec):
 
     name: str = Field(description="name of the stage; default: the name of the method")
     use: str = Field(description="name of the method, as `curate methods` lists it")
-    source: str = Field(description="what it reads: an input, a stage or stage.port")
+    sources: tuple[str, ...] = Field(description="what flows in: inputs, stages or stage.port, mostly one")
+    sides: dict[str, str] = Field(default={}, description="what it looks things up in, by option")
     params: SerializeAsAny[Params] = Field(description="options of the method")
     index: int = Field(description="place in the recipe, counted from 0")
+    plugin: Plugin | None = Field(default=None, description="the code of a stage that is not ours")
 
 
 class Gate(_Spec):
@@ -333,6 +359,12 @@ class Recipe(_Spec):
                 return stage
         raise KeyError(name)
 
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """Plug-ins that the stages use, each once, by name."""
+        found = {stage.use: stage.plugin for stage in self.stages if stage.plugin is not None}
+        return tuple(found[use] for use in sorted(found))
+
     def canonical(self, *, redacted: bool = True) -> dict[str, Any]:
         """Return the effective recipe as plain data for JSON: defaults filled in, paths as they were written.
 
@@ -363,7 +395,8 @@ class Recipe(_Spec):
             inputs[name] = plain({"path": self._written((*path, "path"), spec.path)} | _dump(spec, "path"), path)
         stages = []
         for stage in self.stages:
-            own = {"name": stage.name, "use": stage.use, "from": stage.source}
+            flows = stage.sources[0] if len(stage.sources) == 1 else list(stage.sources)
+            own = {"name": stage.name, "use": stage.use, "from": flows}
             stages.append(plain(own | _dump(stage.params), ("stages", stage.index)))
         expect = [plain(_dump(gate), ("expect", i)) for i, gate in enumerate(self.expect)]
         top = plain({"recipe": self.recipe, "name": self.name, "seed": self.seed}, ())

@@ -7,20 +7,33 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from curation.methods import STAGES, params_of
+from curation.errors import RecipeError
+from curation.methods import FEEDS, STAGES, params_of
+from curation.methods.base import Params
+from curation.plugins import PluginError, find, installed, load
 from curation.recipe.model import FeedSpec, Gate, InputSpec, OutputSpec, Recipe, StageSpec
 
 _NAME = "^[A-Za-z_][A-Za-z0-9_-]*$"
 _REFERENCE = "^[A-Za-z_][A-Za-z0-9_-]*(\\.[A-Za-z_][A-Za-z0-9_-]*)?$"
 
 
-def recipe_schema() -> dict[str, Any]:
+def recipe_schema(*, allow_plugins: bool = False) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a recipe, with one kind of stage per method.
 
     It holds names, types and ranges; what needs more than one key at a time (sources, cycles, sums of shares)
     is checked by `load_recipe` alone.
+
+    Parameters
+    ----------
+    allow_plugins
+        Import the plug-ins of installed packages for their options, and accept any ``module:Attr``.
+
+    Raises
+    ------
+    RecipeError
+        If an installed plug-in cannot be loaded.
     """
-    methods = {name: params_of(name) for name in sorted(STAGES)}
+    methods = {name: params_of(name) for name in sorted(STAGES)} | (_plugins() if allow_plugins else {})
     models: list[type[BaseModel]] = [InputSpec, Gate, FeedSpec, OutputSpec, *methods.values()]
     refs, shared = models_json_schema([(m, "validation") for m in models], ref_template="#/$defs/{model}")
     defs: dict[str, Any] = shared["$defs"]
@@ -33,7 +46,10 @@ def recipe_schema() -> dict[str, Any]:
     output = _as_written(taken(OutputSpec))
     output["properties"]["from"] = _reference(_described(OutputSpec, "source"))
     named = {**output, "properties": output["properties"] | {"feed": {"$ref": "#/$defs/FeedSpec"}}}
-    defs["Stage"] = {"oneOf": [_stage(name, taken(model)) for name, model in methods.items()]}
+    written = {model: taken(model) for model in dict.fromkeys(methods.values())}  # two plug-ins may share theirs
+    defs["Stage"] = {"oneOf": [_stage(name, written[model], model.many) for name, model in methods.items()]}
+    if allow_plugins:
+        defs["Stage"]["oneOf"].append(_stage_by_module())
     defs["Output"], defs["NamedOutput"] = output, named
     names = {"propertyNames": {"pattern": _NAME}, "minProperties": 1}
     properties: dict[str, dict[str, Any]] = {
@@ -62,11 +78,33 @@ def recipe_schema() -> dict[str, Any]:
     }
 
 
-def _stage(use: str, params: dict[str, Any]) -> dict[str, Any]:
+def _plugins() -> dict[str, type[Params]]:
+    names = [name for name in installed() if name not in STAGES and name not in FEEDS]
+    found: dict[str, type[Params]] = {}
+    for name in names:
+        try:
+            origin = find(name)
+            found |= {name: load(origin).params} if origin else {}
+        except PluginError as error:
+            raise RecipeError(f"plug-in '{name}': {error}" + (f"; {error.hint}" if error.hint else "")) from error
+    return found
+
+
+def _stage_by_module() -> dict[str, Any]:
+    """Schema of a stage whose options are known only to its module."""
+    stage = _stage("", {"type": "object"}, many=False)
+    use = {"type": "string", "pattern": "^[^:\\s]+:[^:\\s]+$", "description": "a stage of your own, module:Class"}
+    return stage | {"title": "module:Class", "properties": stage["properties"] | {"use": use}}
+
+
+def _stage(use: str, params: dict[str, Any], many: bool) -> dict[str, Any]:
+    flow = _reference("what it reads: an input, a stage or stage.port; default: the stage before")
+    if many:
+        flow = {"type": "array", "minItems": 2, "items": flow, "description": "tables to put together, in order"}
     common = {
         "use": {"const": use, "description": _described(StageSpec, "use")},
         "name": {"type": "string", "pattern": _NAME, "description": _described(StageSpec, "name")},
-        "from": _reference("what it reads: an input, a stage or stage.port; default: the stage before"),
+        "from": flow,
     }
     required = ["use", *params.get("required", ())]
     return params | {"title": use, "properties": common | params.get("properties", {}), "required": required}

@@ -351,8 +351,13 @@ _RESOLVER: Any = _Loader("")
 
 
 def _label(stage: Any) -> str | None:
-    label = stage.get("name", stage.get("use")) if isinstance(stage, dict) else None
+    label = stage.get("name", default_name(stage.get("use"))) if isinstance(stage, dict) else None
     return label if isinstance(label, str) else None
+
+
+def default_name(use: Any) -> Any:
+    """Name of a stage that states none: that of the method, or of the class in ``module:Class``."""
+    return use.rpartition(":")[2] if isinstance(use, str) else use
 
 
 def _float(text: str) -> float:

@@ -54,12 +54,13 @@ def plural(n: int, one: str, many: str = "") -> str:
 
 
 def chain(content: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Input that an output comes from, and the stages on the way."""
+    """Input that an output comes from, and the stages on the way; of several tables that flow in, the first."""
     ref = str(content["recipe"]["outputs"][content["output"]]["from"])
     stages: list[str] = []
     while (name := ref.partition(".")[0]) in content["stages"]:
         stages.append(name)
-        ref = str(content["stages"][name]["from"])
+        flows = content["stages"][name]["from"]
+        ref = str(flows[0] if isinstance(flows, list) else flows)
     return ref, stages[::-1]
 
 

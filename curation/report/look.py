@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from curation.io.files import format_of
+from curation.io.files import suffix_format
 from curation.io.location import Location
 from curation.io.manifest import Manifest
 from curation.report import draw
@@ -228,9 +227,12 @@ class Look:
         if not files:
             return None
         stated = self._content["recipe"]["inputs"][source].get("format")
+        kinds = [suffix_format(path.name) or stated for path in files]
+        if not {"parquet", "arrow"}.issuperset(kinds):
+            return None  # text and images would have to be read again
         frames = []
         for kind in ("parquet", "arrow"):
-            paths = [path for path in files if format_of(Path(path.name), stated) == kind]
+            paths = [path for path, each in zip(files, kinds, strict=True) if each == kind]
             if paths:
                 frame = scan(paths, kind)
                 if name not in frame.collect_schema().names():

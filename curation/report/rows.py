@@ -102,16 +102,20 @@ def batches(
                         at += batch.num_rows
                 offset += rows
             return
-        schema = pa.ipc.open_file(source).schema
-        names = schema.names if columns is None else list(columns)
-        # From a store, only the bytes of these columns are asked for; an empty list would mean all of them.
-        fields = sorted({schema.get_field_index(name) for name in names}) or [0]
-        reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
+        names = pa.ipc.open_file(source).schema.names if columns is None else list(columns)
+        reader = arrow_reader(source, names)
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
             if offset + batch.num_rows > skip:
                 yield batch.select(names), offset
             offset += batch.num_rows
+
+
+def arrow_reader(source: pa.NativeFile, names: Sequence[str]) -> pa.RecordBatchFileReader:
+    """Open an Arrow file for some of its columns: from a store, only their bytes are asked for."""
+    schema = pa.ipc.open_file(source).schema
+    fields = sorted({schema.get_field_index(name) for name in names}) or [0]  # an empty list would mean all of them
+    return pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
 
 
 @dataclass(frozen=True)

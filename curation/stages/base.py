@@ -1,4 +1,9 @@
-"""What a stage is: columns in, columns out, and one of three shapes (map, fit, artifact)."""
+"""What a stage is: columns in, columns out, and one of three shapes (map, fit, artifact).
+
+Most stages have one table that flows in and one that flows out; they write ``bind``, ``needs`` and ``apply``. A stage
+that puts several tables together, has outputs of different columns, or looks rows up in an artifact overrides the more
+general ``bind_all``, ``needs_from`` and ``flow`` instead.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from numpy.typing import NDArray
 from curation.engine.store import Mark, Store
 from curation.keys import content_key, in_given_order
 from curation.methods.base import Params
-from curation.types import Ids, copies_of, ids_of
+from curation.types import CarriesSchemas, Ids, copies_of, ids_of
 
 P = TypeVar("P", bound=Params)
 
@@ -65,6 +70,18 @@ class Outcome:
     created: int = 0
 
 
+@dataclass(frozen=True)
+class Coming(CarriesSchemas):
+    """What comes into a stage: schemas of the tables that flow in, in order, and of those it looks things up in.
+
+    ``disjoint`` says that no row can come in by two of the flows.
+    """
+
+    flows: tuple[pa.Schema, ...]
+    sides: Mapping[str, pa.Schema]
+    disjoint: bool = True
+
+
 class Stage(ABC, Generic[P]):
     """A map stage: each chunk alone. The base of all stages.
 
@@ -81,10 +98,22 @@ class Stage(ABC, Generic[P]):
     draws: ClassVar[bool] = False
     """Whether the stage draws at random, so that its result depends on the seed."""
 
+    params_type: ClassVar[type[Params]]
+    """Class of the options; stated by plug-ins alone, since the registry knows that of our own stages."""
+
+    code: str = ""
+    """Content key of the code of a plug-in, set by the build; our own code is known by its version."""
+
     def __init__(self, name: str, params: P, seed: int) -> None:
         self.name = name
         self.params = params
         self.seed = seed
+
+    beside: ClassVar[int] = 0
+    """Memory [bytes] that a chunk on its way through needs beside its rows: an image decoded, a table looked up in."""
+
+    optional_ports: ClassVar[frozenset[str]] = frozenset()
+    """Outputs whose rows are made only if something reads them."""
 
     @property
     def ports(self) -> tuple[str, ...]:
@@ -94,7 +123,9 @@ class Stage(ABC, Generic[P]):
     def key(self, use: str) -> str:
         """Content key of what the stage does, apart from its input."""
         options = in_given_order(self.params.model_dump(mode="json"))
-        return content_key("stage", use, self.params.version, self.name, options, self.seed if self.draws else None)
+        seed = self.seed if self.draws else None
+        code = [self.code] if self.code else []
+        return content_key("stage", use, self.params.version, self.name, options, seed, *code)
 
     @abstractmethod
     def bind(self, schema: pa.Schema) -> pa.Schema:
@@ -113,6 +144,31 @@ class Stage(ABC, Generic[P]):
     @abstractmethod
     def apply(self, table: pa.Table, state: State) -> Outcome:
         """Work on one chunk."""
+
+    # The general form: several tables flow in, or several kinds of rows go out.
+
+    def bind_all(self, coming: Coming) -> Mapping[str, pa.Schema]:
+        """Check the options against everything that comes in; return the schema of every port.
+
+        Raises
+        ------
+        BindError
+            With all faults.
+        """
+        return dict.fromkeys(self.ports, self.bind(coming.flows[0]))
+
+    def needs_from(self, flow: int, wanted: Mapping[str, frozenset[str]]) -> frozenset[str]:
+        """Columns that table ``flow`` (0 for the only one) must bring so that ``wanted`` can go out of the ports."""
+        return self.needs(frozenset().union(*wanted.values()))
+
+    def flow(self, tables: Sequence[pa.Table | None], state: State, artifact: Tables | None) -> Outcome:
+        """Work on one chunk of each table that flows in (None where it has no rows of this chunk's origin).
+
+        ``artifact`` holds the tables of an :class:`ArtifactStage` that ``alters`` rows, else it is None.
+        """
+        (table,) = tables
+        assert table is not None
+        return self.apply(table, state)
 
 
 class FitStage(Stage[P]):
@@ -137,21 +193,30 @@ class FitStage(Stage[P]):
 
 @dataclass(frozen=True)
 class Piece:
-    """A block of rows that a stage creates: its place in the stage's plan, and how many."""
+    """A block of rows that a stage creates: its place in the stage's plan, how many, and the port they go out of."""
 
     label: str
     rows: int
     detail: Mapping[str, Any]
+    port: str = ""
 
 
 class ArtifactStage(FitStage[P]):
     """A stage whose state is too large to merge: it is written as tables that later jobs open.
 
     After the fit, ``extract`` saves what is wanted of each chunk; the named ``steps`` follow one after the other, each
-    a list of independent jobs that read earlier tables; ``pieces`` are the new rows, made by ``create``.
+    a list of independent jobs that read earlier tables. Two things can come of the tables: new rows, listed by
+    ``pieces`` and made by ``create``; and, where ``alters`` is true, other or fewer rows, when ``flow`` gets the tables
+    for every chunk that passes.
+
+    With ``side`` the fit and the extract go over the table that this option names, not over what flows in; its rows
+    end here, for the reason ``side_reason``.
     """
 
     steps: tuple[str, ...] = ()
+    alters: ClassVar[bool] = False
+    side: ClassVar[str] = ""
+    side_reason: ClassVar[str] = "looked up"
 
     @abstractmethod
     def extract_columns(self) -> frozenset[str]:
@@ -173,18 +238,22 @@ class ArtifactStage(FitStage[P]):
     def run(self, step: str, detail: Mapping[str, Any], tables: Tables) -> tuple[pa.Table, Mark]:
         """Do one job of a step; the table is stored, the mark goes to the manifest's notes."""
 
-    @abstractmethod
     def pieces(self, state: State) -> list[Piece]:
-        """Blocks of new rows, in order."""
+        """Blocks of new rows, in order; none for a stage that makes none."""
+        return []
 
-    @abstractmethod
     def create(self, piece: Piece, tables: Tables, schema: pa.Schema) -> pa.Table:
         """Make the rows of one piece, with exactly the columns of ``schema``."""
+        raise AssertionError(f"stage '{self.name}' makes no rows")
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What earlier steps of an artifact have written: keys by step, in job order, with the class of each job."""
+    """What earlier steps of an artifact have written: keys by step, in job order.
+
+    The number beside a key is the ``class`` that its job's detail names, else the number of the job (of the chunk, for
+    the step ``extract``).
+    """
 
     store: Store
     keys: Mapping[str, tuple[tuple[int, str], ...]]

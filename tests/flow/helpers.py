@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from sklearn.datasets import load_iris
 from curation.flow.build import BuildOptions, BuildResult, build
 from curation.io.location import Location, local
 from curation.recipe.load import load_recipe
+from curation.testing import digest_tree
 
-VARIES = {"run.json", ".lock"}
-"""Files that may differ between two builds of the same thing."""
+__all__ = ["ALL_STAGES", "digest_tree", "iris", "people", "read", "run", "write"]
 
 
 def people(rows: int, *, start: int = 0, seed: int = 0) -> pa.Table:
@@ -58,15 +57,6 @@ def run(folder: Path, recipe: str, *, overrides: tuple[str, ...] = (), out: str 
     options.setdefault("executor", "serial")
     work = folder / f"{out}.work"
     return build(load_recipe(path, overrides=overrides), BuildOptions(work=work, **options))
-
-
-def digest_tree(root: Path) -> dict[str, str]:
-    """Hash of every file below ``root`` that must not vary."""
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name not in VARIES
-    }
 
 
 def read(root: Location) -> pa.Table:

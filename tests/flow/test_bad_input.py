@@ -299,16 +299,6 @@ def test_gate__misses_a_value_that_lost_all_its_rows_if_it_is_named(tmp_path):
         run(tmp_path, dropped + "expect: [{min_rows: 5, by: lang, values: [en, fr, is]}]\n")
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [("path: data", "path: 's3://bucket/x.parquet'"), ("path: out", "path: 's3://b/x'")]
-)
-def test_urls__are_refused(tmp_path, old, new):
-    write(tmp_path / "data/a.parquet", people(5))
-    with pytest.raises(RecipeError, match=r"URLs cannot be (read|written) yet"):
-        run(tmp_path, (PLAIN % "").replace(old, new))
-    assert not list(tmp_path.glob("s3*"))
-
-
 def test_input__that_changes_during_the_build_is_refused(tmp_path):
     path = write(tmp_path / "data/a.parquet", people(40))
 
@@ -414,7 +404,7 @@ def test_many_files__have_row_ids_of_their_own(tmp_path, monkeypatch):
         write(tmp_path / f"data/{i}.parquet", pa.table({"id": [i]}))
     # Nearly all of them collide.
     monkeypatch.setattr(
-        "curation.flow.bind.path_bits", lambda name, path, salt=0: evaluate.path_bits(name, path, salt) % 512
+        "curation.flow.inputs.path_bits", lambda name, path, salt=0: evaluate.path_bits(name, path, salt) % 512
     )
     run(tmp_path, PLAIN % "")
     assert len(set(read(tmp_path / "out").column("_row_id").to_pylist())) == 300

@@ -21,7 +21,8 @@ from curation.io.atomic import TEMPORARY
 from curation.io.location import RemotePath
 from curation.io.manifest import ManifestError, clean_up, read_manifest
 from curation.recipe.load import load_recipe
-from tests.flow.helpers import VARIES, digest_tree, people, write
+from curation.testing.builds import VARIES
+from tests.flow.helpers import digest_tree, people, write
 from tests.s3 import SECRET, environment
 
 RECIPE = """

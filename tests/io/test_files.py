@@ -6,8 +6,9 @@ import os
 
 import pytest
 
+from curation.errors import InputError
 from curation.io import files
-from curation.io.files import InputError, file_ref, find_files
+from curation.io.files import file_ref, find_files
 from tests.flow.helpers import people, run, write
 
 
@@ -77,8 +78,11 @@ def test_files__of_one_path_in_two_folders_are_refused(tmp_path):
     [
         ("none.parquet", r"none\.parquet: no such file or folder"),
         ("*.parquet", r"\*\.parquet: no file matches"),
-        ("empty", r"empty: no file with a suffix of \.arrow, .*\.pq in this folder"),
-        ("notes.txt", r"cannot tell the format from the suffix '\.txt'; known are .*, or set `format: parquet`"),
+        ("empty", r"empty: no file of a known kind in this folder \(\.parquet \.arrow \.jsonl"),
+        (
+            "notes.txt",
+            r"cannot tell the format from the suffix '\.txt'; known are .*; or set `format:` to one of",
+        ),
         ("lost", r"lost/manifest\.json: cannot be read as a manifest"),
     ],
 )

@@ -11,6 +11,7 @@ from curation.io.manifest import (
     FORMAT,
     Manifest,
     ManifestError,
+    Shard,
     clean_up,
     generations,
     put_manifest,
@@ -132,5 +133,23 @@ def test_read__refuses_paths_outside_the_build(tmp_path, path):
     content = json.loads((tmp_path / "manifest.json").read_text())
     content["shards"] = [{"path": path, "rows": 1, "bytes": 1, "xxh3": "0"}]
     (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ManifestError, match="lies outside the build"):
+        read_manifest(tmp_path)
+
+
+def test_shard__keys_of_a_later_version_are_not_looked_at():
+    shard = Shard.of({"path": "shards/a", "rows": 1, "bytes": 2, "xxh3": "0", "colour": "red"})
+    assert shard == Shard("shards/a", 1, 2, "0", None)
+
+
+def test_read__refuses_a_sidecar_outside_the_build(tmp_path):
+    shard = {
+        "path": "shards/a",
+        "rows": 1,
+        "bytes": 1,
+        "xxh3": "0",
+        "sidecar": {"path": "../x", "bytes": 1, "xxh3": "0"},
+    }
+    put_manifest(tmp_path, content(shards=[shard]))
     with pytest.raises(ManifestError, match="lies outside the build"):
         read_manifest(tmp_path)

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curation.errors import RecipeError
+from curation.methods import STAGES
 from curation.recipe.load import load_recipe
 from curation.recipe.model import Recipe
 
@@ -118,8 +119,7 @@ BAD = {
             "recipe.yaml:6: stages[0].use: unknown method, got 'filtre'\n  hint: did you mean 'filter'?",
             "recipe.yaml:7: stages[1].use: unknown method, got 'rs2'\n  hint: 'rs2' is an option of `feed`",
             "recipe.yaml:8: stages[2]: expected a mapping of options, got 3\n  hint: use: METHOD",
-            "recipe.yaml:9: stages[3].use: field required"
-            "\n  hint: methods: derive, filter, rename, sample, select, smote, split",
+            f"recipe.yaml:9: stages[3].use: field required\n  hint: methods: {', '.join(sorted(STAGES))}",
         ],
     ),
     "names": (
@@ -228,7 +228,7 @@ def test_all_problems__come_at_once_in_the_order_of_the_file(refuse):
 
 def test_defaults__read_the_stage_before_and_end_with_the_last(load):
     recipe = load(stages("{use: select, columns: [a]}", "{use: filter, where: a > 1}") + OUT)
-    assert [(s.name, s.source) for s in recipe.stages] == [("select", "d"), ("filter", "select")]
+    assert [(s.name, s.sources) for s in recipe.stages] == [("select", ("d",)), ("filter", ("select",))]
     assert [(o.name, o.source) for o in recipe.outputs] == [("output", "filter")]
 
 
