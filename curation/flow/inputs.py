@@ -252,11 +252,11 @@ class InputBinder:
                 whole = unify([whole, _among(schema, used)], exact=True)
             except WidenError as error:
                 here, there = (str(s.field(error.column).type) for s in (schema, whole))
-                self.problem(
-                    ("inputs", name, "path"),
-                    f"{file.path}: column {error.column!r} is {here}, not {there}, unlike {first_file.path}",
-                    "files of an input may differ where nothing is lost; read the others as an input of their own",
-                )
+                hint = "files of an input may differ where nothing is lost; read the others as an input of their own"
+                if file.format in ("csv", "jsonl"):
+                    hint += f", or declare it: `types: {{{error.column}: string}}`"
+                message = f"{file.path}: column {error.column!r} is {here}, not {there}, unlike {first_file.path}"
+                self.problem(("inputs", name, "path"), message, hint)
                 return None
         for i, column in enumerate(spec.columns or ()):  # a name that no file has is told with the nearest one
             if column not in whole.names:

@@ -230,6 +230,8 @@ class _Part:
                 broken = str(error)
                 if self.job.strict:
                     raise BuildError(f"input '{self.job.input}', {file.path}: {broken}; {MEND}") from error
+                if isinstance(error, BrokenStreamError) and error.corrupt and self.rows > before:
+                    self._distrust(before, broken)
             self.files.append([self.rows - before, broken])
 
     def _of_records(self, file: FileRef) -> Iterator[Block]:
@@ -286,7 +288,12 @@ class _Part:
             raise BuildError(f"input '{self.job.input}', {file.path}, {place}: {record.reason}; {MEND}")
         self.raw += len(record.raw)
         raw = base64.b64encode(record.raw).decode() if self.raw <= RAW_LIMIT else None
-        self.bad.append([row, record.offset, record.length, record.reason, raw])
+        self.bad.append([row, row + 1, record.offset, record.length, record.reason, raw])
+
+    def _distrust(self, first: int, why: str) -> None:
+        """Set all rows of a file aside: its check sum failed, and any of them may be wrong."""
+        self.bad = [each for each in self.bad if each[1] <= first]
+        self.bad.append([first, self.rows, -1, 0, f"cannot be trusted: {why}", None])
 
 
 MEND = "mend the file, or set `on_bad_rows: quarantine` for this input to set bad rows aside and count them"
@@ -344,14 +351,16 @@ def chunks_of_parts(name: str, jobs: Sequence[ReadJob], marks: Sequence[Mark], d
             if reason is not None:
                 broken.append((file, reason))
         skips = [
-            Skip(
-                row, row + 1, reason, offset=offset if offset < 0 else offset + job.batch.start, length=length, raw=raw
-            )
-            for row, offset, length, reason, raw in mark["bad"]
+            Skip(start, stop, reason, offset=offset, length=length, raw=raw)
+            for start, stop, offset, length, reason, raw in mark["bad"]
         ]
         for chunk in cut(name, part, layout):
             inside = tuple(_overlapping(segments, chunk.start, chunk.stop))
-            here = [skip for skip in skips if chunk.start <= skip.start < chunk.stop]
+            here = [
+                replace(skip, start=max(skip.start, chunk.start), stop=min(skip.stop, chunk.stop))
+                for skip in skips
+                if skip.start < chunk.stop and skip.stop > chunk.start
+            ]
             chunks.append(replace(chunk, segments=inside).without(here))
     firsts = [job.batch.files[0] for job in jobs]
     return Found(tuple(zip(firsts, schemas, strict=True)), tuple(chunks), tuple(broken))

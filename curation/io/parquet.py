@@ -22,7 +22,9 @@ class ParquetReader:
         try:
             self._source = pa.memory_map(source) if isinstance(source, str) else pa.PythonFile(source)
             # Far away, few large requests beat many small ones.
-            self._file = pq.ParquetFile(self._source, pre_buffer=not isinstance(source, str))
+            self._file = pq.ParquetFile(
+                self._source, pre_buffer=not isinstance(source, str), page_checksum_verification=True
+            )
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UnreadableError(f"not a readable Parquet file: {one_line(error)}") from error
 
@@ -45,14 +47,14 @@ class ParquetReader:
         try:
             # The size is that of encoded pages: a repeated long text counts once there, so rows bound it, too.
             if group.total_byte_size <= STREAM_BYTES and group.num_rows <= 2 * BATCH_ROWS:
-                yield self._file.read_row_group(piece, columns=names, use_threads=False).select(names)
+                yield _checked(self._file.read_row_group(piece, columns=names, use_threads=False).select(names))
             else:
                 size = max(group.total_byte_size, 1)
                 rows = max(1, min(BATCH_ROWS, group.num_rows * STREAM_BYTES // size // 2))
                 for batch in self._file.iter_batches(
                     batch_size=rows, row_groups=[piece], columns=names, use_threads=False
                 ):
-                    yield pa.Table.from_batches([batch]).select(names)
+                    yield _checked(pa.Table.from_batches([batch]).select(names))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UnreadableError(one_line(error)) from error
 
@@ -68,6 +70,12 @@ class ParquetReader:
         """Release the file."""
         self._file.close()
         self._source.close()
+
+
+def _checked(table: pa.Table) -> pa.Table:
+    """Make sure that texts are UTF-8 and offsets ascend: Parquet's decoder does not."""
+    table.validate(full=True)
+    return table
 
 
 def one_line(error: BaseException) -> str:

@@ -55,12 +55,10 @@ def test_stream__cut_short_keeps_whole_batches_and_names_the_rest(tmp_path, cut)
     path = written(tmp_path, table, rows=1000)
     path.write_bytes(path.read_bytes()[: -cut if cut > 0 else cut])
     reader = opened(path)
-    rows = [piece.rows for piece in reader.layout().pieces]
-    assert rows[-1] == 1
-    for piece in range(len(rows) - 1):
+    layout = reader.layout()
+    assert f"cut short or damaged after {len(layout.pieces)} whole batches" in str(layout.broken)
+    for piece in range(len(layout.pieces)):
         assert next(reader.read(piece, ["id"])).equals(table.select(["id"]).slice(1000 * piece, 1000))
-    with pytest.raises(UnreadableError, match=f"cut short or damaged after {len(rows) - 1} whole batches"):
-        next(reader.read(len(rows) - 1, ["id"]))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xff\xff\xff", b"text" * 100])

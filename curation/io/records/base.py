@@ -54,7 +54,14 @@ class Block:
 
 
 class BrokenStreamError(Exception):
-    """The stream ends early or is corrupt; everything before that place was given."""
+    """The stream ends early or is corrupt; everything before that place was given.
+
+    ``corrupt``: what was given may be wrong, too, since a check sum stands at the end of what it covers.
+    """
+
+    def __init__(self, text: str, *, corrupt: bool = False) -> None:
+        self.corrupt = corrupt
+        super().__init__(text)
 
 
 class WidenError(Exception):

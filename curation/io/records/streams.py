@@ -142,7 +142,10 @@ class Inflated(io.RawIOBase):
         self._given += held
         if self._fault is not None and not held and wanted:
             places = f"compressed byte {self._fault.at}, decompressed byte {self._given}"
-            raise BrokenStreamError(f"{self._name}: broken at {places}: {self._fault}") from self._fault
+            corrupt = self._fault.again and "runcated" not in str(self._fault)
+            raise BrokenStreamError(
+                f"{self._name}: broken at {places}: {self._fault}", corrupt=corrupt
+            ) from self._fault
         return b"".join(taken)
 
     def _next(self) -> bool:

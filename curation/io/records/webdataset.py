@@ -133,6 +133,7 @@ class _Sample:
     offset: int = -1
     length: int = 0
     bytes: int = 0
+    doubt: bool = False
 
     def add(self, entry: Entry) -> None:
         """Take a member; the first fault is kept, and with a fault no content is."""
@@ -160,44 +161,106 @@ class _Sample:
         return {split_name(each.name)[1] for each in self.entries}
 
 
-def _samples(tape: Tape, members: Iterator[Entry]) -> Iterator[_Sample]:
-    """Group members by key. An entry whose name is a guess belongs to its neighbours if they are one sample."""
-    sample: _Sample | None = None
-    guess: Entry | None = None
-    for entry in members:
+class _Grouping:
+    """Groups members by key.
+
+    A member that cannot be used belongs to the sample whose key it has, as far as its name can be trusted. Where a
+    damaged header hides the name, it may have been a member of either neighbour: one of them that lacks a member which
+    the sample before had is bad, too.
+    """
+
+    def __init__(self) -> None:
+        self._sample: _Sample | None = None
+        self._loose: list[Entry] = []  # faulty members behind the sample that may belong to the next
+        self._doubt = False
+        self._usual: set[str] | None = None
+
+    def feed(self, entry: Entry) -> Iterator[_Sample]:
+        """Take a member; gives the samples that are complete now."""
         key = split_name(entry.name)[0]
-        if entry.guessed and not (sample and sample.key == key):
-            if guess is not None:
-                yield from (each for each in (sample, _alone(guess)) if each)
-                sample = None
-            guess = entry
-            continue
-        if guess is not None:
-            if sample and sample.key == key:
-                sample.add(guess)
-            else:
-                if sample:
-                    yield sample
-                sample = _alone(guess)
-                sample.key = key if split_name(guess.name)[0] == key else sample.key
-            guess = None
-        if sample and sample.key != key:
-            yield sample
-            sample = None
-        sample = sample or _Sample(key)
-        sample.add(entry)
-    if sample and guess is not None and not tape.ended:
-        sample.add(guess)
-        guess = None
-    if sample and not tape.ended and not sample.fault:
-        sample.add(Entry(sample.key, tape.at, 0, b"", f"sample {shown(sample.key)}: the archive is cut short here"))
-    yield from (each for each in (sample, _alone(guess) if guess else None) if each)
+        if entry.fault:
+            if self._sample and not self._loose and _belongs(self._sample.key, entry):
+                self._sample.add(entry)
+                return
+            if self._loose and not _belongs(split_name(self._loose[0].name)[0], entry):
+                yield from self._part()
+            self._loose.append(entry)
+            return
+        if self._sample and self._sample.key == key:
+            self._take_loose()
+        elif self._loose and _belongs(key, self._loose[0]):
+            loose, self._loose = self._loose, []
+            yield from self._close()
+            self._begin(key)
+            self._loose = loose
+            self._take_loose()
+        else:
+            yield from self._part()
+            yield from self._close()
+            self._begin(key)
+        assert self._sample is not None
+        self._sample.add(entry)
+
+    def end(self, tape: Tape) -> Iterator[_Sample]:
+        """Give what is left; where the archive is cut short, its last sample is not whole."""
+        if self._loose and not self._loose[0].guessed:
+            yield from self._part()
+        if self._sample and not tape.ended:
+            self._take_loose()
+            if not self._sample.fault:
+                fault = f"sample {shown(self._sample.key)}: the archive is cut short here"
+                self._sample.add(Entry(self._sample.key, tape.at, 0, b"", fault))
+        yield from self._part()
+        yield from self._close()
+
+    def _begin(self, key: str) -> None:
+        self._sample = _Sample(key, doubt=self._doubt)
+        self._doubt = False
+
+    def _take_loose(self) -> None:
+        assert self._sample is not None
+        for each in self._loose:
+            self._sample.add(each)
+        self._loose = []
+
+    def _part(self) -> Iterator[_Sample]:
+        """Make the loose members a sample of their own."""
+        if not self._loose:
+            return
+        self._doubt = any(each.guessed for each in self._loose)
+        if self._sample:
+            self._sample.doubt |= self._doubt
+        yield from self._close()
+        alone = _Sample(split_name(self._loose[0].name)[0] or f"\0{self._loose[0].offset}")
+        for each in self._loose:
+            alone.add(each)
+        self._loose = []
+        yield alone
+
+    def _close(self) -> Iterator[_Sample]:
+        sample, self._sample = self._sample, None
+        if sample is None:
+            return
+        if sample.doubt and not sample.fault and sample.names() != self._usual:
+            sample.fault = f"sample {shown(sample.key)}: a member may be missing, a damaged header stands beside it"
+            sample.entries.clear()
+        if not sample.fault:
+            self._usual = sample.names()
+        yield sample
 
 
-def _alone(entry: Entry) -> _Sample:
-    sample = _Sample(split_name(entry.name)[0] or f"\0{entry.offset}")
-    sample.add(entry)
-    return sample
+def _belongs(key: str, entry: Entry) -> bool:
+    """Whether a faulty member is of the sample; a path that leads outside is judged by its last part."""
+    own = split_name(entry.name)[0]
+    return own == key or (not entry.guessed and own.rpartition("/")[2] == key.rpartition("/")[2])
+
+
+def _samples(tape: Tape, members: Iterator[Entry]) -> Iterator[_Sample]:
+    """Group members by key."""
+    grouping = _Grouping()
+    for entry in members:
+        yield from grouping.feed(entry)
+    yield from grouping.end(tape)
 
 
 class _Held:
