@@ -188,6 +188,79 @@ def test_clean__frees_the_work_folder(own, tmp_path):
     assert curation.open(own).manifest.complete()
 
 
+# Generations
+
+
+@pytest.fixture
+def three(bucket, tmp_path):
+    """URL of a result in S3 with three generations, of 180, 160 and 140 rows."""
+    url = f"{bucket.url}/three"
+    for age in (10, 20, 30):
+        recipe = RECIPE.replace("build/tiny}", f"{url}, keep: 2}}").replace("age >= 10", f"age >= {age}")
+        curation.build(make_project(tmp_path, recipe))
+    return url
+
+
+def test_keep__holds_in_a_store(three):
+    assert [each.rows for each in curation.open(three).generations] == [140, 160, 180]
+
+
+def test_rollback__of_a_result_in_a_store(three):
+    newest = curation.open(three).manifest.build_id
+    done = curate("rollback", three)
+    assert (done.exit_code, curation.open(three).rows) == (0, 160)
+    assert f"{three}: the current generation is now" in done.stdout
+    assert f"`curate rollback {three} --to {newest}` brings it back" in done.stdout
+    assert curate("rollback", three).exit_code == 0
+    assert [each.current for each in curation.open(three).generations] == [False, False, True]
+    assert curate("rollback", three, "--to", newest).exit_code == 0
+    assert curation.open(three).rows == 140
+
+
+def test_rollback__list_of_a_result_in_a_store(three):
+    shown = curate("rollback", three, "--list").stdout
+    assert [line.split()[-2] for line in shown.splitlines()[1:]] == ["140", "160", "180"]
+
+
+def test_rollback__refuses_a_generation_that_is_not_whole(three):
+    before = curation.open(three).generations[1]
+    remote.delete_tree(f"{three}/shards/{before.build_id}")
+    done = curate("rollback", three)
+    assert (done.exit_code, curation.open(three).rows) == (1, 140)
+    assert f"{three}: generation {before.build_id} is not whole" in done.stderr
+
+
+def test_build__after_a_rollback_publishes_its_own_again(three, tmp_path):
+    newest = curation.open(three).manifest.build_id
+    curation.open(three).rollback()
+    assert curation.build(tmp_path / "recipe.yaml").manifest.build_id == newest
+    assert [each.rows for each in curation.open(three).generations] == [140, 160, 180]
+
+
+@pytest.mark.parametrize("sides", [(0, 1), (1, 0), (1, 1)])
+def test_diff__takes_results_in_stores(both, sides):
+    done = curate("diff", *(both[side].path for side in sides))
+    assert done.exit_code == 0, done.output
+    assert "only in A 0 · only in B 0 · changed 0 · equal 180" in done.stdout
+
+
+def test_diff__of_two_generations_in_a_store(three):
+    old = curation.open(three).generations[1].build_id
+    done = curate("diff", f"{three}@{old}", three, "--rows", "2", "--json")
+    found = json.loads(done.stdout)
+    assert (found["only_a"], found["only_b"], found["equal"]) == (20, 0, 140)
+    assert found["a"] == {"path": three, "build_id": old}
+    assert len(found["examples"]["only_a"]) == 2
+
+
+def test_erasure__is_proved_in_a_store(three, tmp_path):
+    old = curation.open(three).generations[1].build_id
+    gone = set(curation.open(three).table().collect()["id"]) ^ set(range(20, 200))
+    (tmp_path / "gone.csv").write_text("id\n" + "".join(f"{each}\n" for each in sorted(gone)))
+    done = curate("diff", f"{three}@{old}", three, "--erased", tmp_path / "gone.csv", "--on", "id")
+    assert done.exit_code == 0, done.output
+
+
 # Failures, as users meet them
 
 

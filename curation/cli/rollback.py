@@ -50,7 +50,7 @@ def command(out: str, to: str | None, only_list: bool) -> None:
         click.echo(f"{shown(root)}: generation {now.build_id} is the current one already")
         return
     click.echo(f"{shown(root)}: the current generation is now {_described(now)}")
-    click.echo(f"  {_described(before)} stays; `curate rollback {out} --to {before.build_id}` brings it back")
+    click.echo(f"  {_described(before)} stays; `curate rollback {shown(root)} --to {before.build_id}` brings it back")
     _note_others(before)
 
 
