@@ -175,7 +175,9 @@ def candidates(manifest: Manifest, written: str) -> list[Location]:
 
 def input_files(manifest: Manifest) -> dict[str, list[Location]]:
     """Files of the inputs that are still where the recipe says, in the order of the manifest."""
-    return {name: [location_of(file.path) for file in files] for name, files in _input_refs(manifest).items()}
+    return {
+        name: [location_of(file.url or file.path) for file in files] for name, files in _input_refs(manifest).items()
+    }
 
 
 def _input_refs(manifest: Manifest) -> dict[str, list[FileRef]]:

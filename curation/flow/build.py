@@ -53,6 +53,7 @@ from curation.io.manifest import (
     read_manifest,
     schema_text,
 )
+from curation.io.remote import RemoteError
 from curation.io.spread import spread
 from curation.recipe.model import FeedSpec, OutputSpec, Recipe
 from curation.report.page import write_report
@@ -166,8 +167,13 @@ def build(recipe: Recipe, options: BuildOptions | None = None, events: Events | 
         load_state.cache_clear()
         load_artifact.cache_clear()
         runner = Runner(store, executor, events, memory, options.task_bytes, verify=store.rebooted())
-        bound = _read(bound, runner, options)
-        manifests = _Build(bound, runner, outputs, anew=options.force).run(started)
+        try:
+            bound = _read(bound, runner, options)
+            manifests = _Build(bound, runner, outputs, anew=options.force).run(started)
+        except RemoteError as error:
+            if error.failure in ("changed", "missing"):
+                _refuse_changed(bound)
+            raise
         store.sweep(runner.used)
     ran = {record.phase: record.ran for record in runner.records}
     return BuildResult(manifests, fresh=True, ran=ran, seconds=time.perf_counter() - started)
@@ -197,6 +203,18 @@ def _refuse_work(bound: Bound, work: Path) -> None:
         for path in map(Path, each.spec.paths):
             if path.is_dir() and (work.absolute() == path or path in work.absolute().parents):
                 raise RecipeError(f"--work {work}: lies in {path}, which input '{name}' reads; name another folder")
+
+
+def _refuse_changed(bound: Bound) -> None:
+    """Publish nothing of inputs that have been written to meanwhile."""
+    for name, each in bound.inputs.items():
+        changed = spread(FileRef.changed, each.files)
+        if any(changed):
+            path = each.files[changed.index(True)].path
+            raise BuildError(
+                f"input '{name}': {path} was changed while the build read it; nothing is published, run the same "
+                "command again when the file is complete"
+            )
 
 
 def _current(bound: Bound, outputs: Mapping[str, Location]) -> dict[str, Manifest] | None:
@@ -276,7 +294,7 @@ class _Build:
         passes.fit()
         census, ledger = passes.census()
         results = {name: passes.shards(target, census) for name, target in self._bound.targets.items()}
-        self._refuse_changed()
+        _refuse_changed(self._bound)
         accounts = self._accounts(census)
         measured = {name: self._gates(name, result) for name, result in results.items()}
         failed = [f"{name}: {text}" for name, found in measured.items() for each in found for text in each["failed"]]
@@ -323,16 +341,6 @@ class _Build:
         if output.feed is not None and any(rows for _, rows in result.groups):
             with TemporaryDirectory() as folder:
                 self._write_plan(Path(folder), output, output.feed, result)
-
-    def _refuse_changed(self) -> None:
-        for name, each in self._bound.inputs.items():
-            changed = spread(FileRef.changed, each.files)
-            if any(changed):
-                path = each.files[changed.index(True)].path
-                raise BuildError(
-                    f"input '{name}': {path} was changed while the build read it; nothing is published, run the same "
-                    "command again when the file is complete"
-                )
 
     # The balance
 

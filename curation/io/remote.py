@@ -295,29 +295,44 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-def open_read(url: str) -> BinaryIO:
+def open_read(url: str, *, version: str = "") -> BinaryIO:
     """Open for reading here and there: seekable, and with little read ahead.
+
+    Parameters
+    ----------
+    url
+        The file.
+    version
+        Its token as it was found; nothing is whatever stands there now.
 
     Raises
     ------
     RemoteError
-        If it cannot be opened; later reads raise it, too.
+        If it cannot be opened, or is another one meanwhile; later reads raise it, too.
     """
-    return _opened(url, RANGE_BYTES)
+    return _opened(url, RANGE_BYTES, version)
 
 
-def open_stream(url: str) -> BinaryIO:
-    """Open for reading from front to back, in large blocks; seekable, but jumps cost a block each."""
-    return _opened(url, STREAM_BYTES)
+def open_stream(url: str, *, version: str = "") -> BinaryIO:
+    """Open as :func:`open_read` does, to read from front to back in large blocks: jumps cost a block each."""
+    return _opened(url, STREAM_BYTES, version)
 
 
-def _opened(url: str, block: int) -> BinaryIO:
+def _opened(url: str, block: int, version: str) -> BinaryIO:
     store, path = _located(url)
     if protocol_of(url) == "memory":  # all who open a file there share one position
+        _same(url, version, _token(store, _info(url)))
         return io.BytesIO(_asked(url, store, "cat_file", path))
     store.invalidate_cache()
     file = _tried(url, lambda: store.open(path, "rb", block_size=block, cache_type="readahead"))
+    if protocol_of(url) in S3:  # it was looked at to open it, and reads are bound to that version
+        _same(url, version, _token(store, file.details))
     return cast("BinaryIO", _Reader(url, file))
+
+
+def _same(url: str, version: str, now: str) -> None:
+    if version not in ("", now):
+        raise RemoteError(f"{redacted(url)}: {_MENDS['changed']}", "changed")
 
 
 def read_bytes(url: str) -> bytes:
