@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import CurationError, RecipeError
+from curation.io.location import Location, RemotePath, local, location_of, work_at
 from curation.io.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def build(
     memory
         Bytes a worker may use, or text such as ``"4GB"``; None is 80 % of what is free.
     out
-        Directory of the result, in the place of the recipe's.
+        Directory or URL of the result, in the place of the recipe's.
     work
-        Directory for intermediates; default beside the output.
+        Directory for intermediates; default beside the output, or beside the recipe if that is in a store.
     overrides
         Changes to the recipe such as ``"stages.rare.k=7"``.
     sample
@@ -112,7 +112,7 @@ def build(
         workers=workers,
         scheduler=scheduler,
         memory=parse_bytes(memory) if isinstance(memory, str) else memory,
-        work=None if work is None else Path(work).absolute(),
+        work=work_at(work),
         sample=sample,
         force=force,
         verify_inputs=verify_inputs,
@@ -125,14 +125,14 @@ def build(
 
 
 def open(path: str | os.PathLike[str]) -> Build:
-    """Open a result by its directory.
+    """Open a result by its directory, or by its URL in a store.
 
     Raises
     ------
     CurationError
         If no build stands there.
     """
-    return Build(read_manifest(Path(path).absolute()))
+    return Build(read_manifest(location_of(path)))
 
 
 def read_recipe(
@@ -159,7 +159,8 @@ def read_recipe(
     if len(recipe.outputs) > 1 or recipe.outputs[0].name != "output":
         changes = " ".join(f"--set outputs.{each.name}.path=DIR" for each in recipe.outputs)
         raise RecipeError(f"{recipe.file}: --out is for recipes with `output:`; here say {changes}")
-    target = str(Path(out).absolute())
+    at = location_of(out)
+    target = at.url if isinstance(at, RemotePath) else str(at)
     # Refuses a path that holds an input.
     load_recipe(path, overrides=[*overrides, f"output.path={target}"], allow_plugins=allow_plugins)
     return recipe.model_copy(update={"outputs": (recipe.outputs[0].model_copy(update={"path": target}),)})
@@ -178,8 +179,8 @@ class Build:
         self.manifest = manifest
 
     @property
-    def path(self) -> Path:
-        """Directory of the build."""
+    def path(self) -> Location:
+        """Directory of the build, or its prefix in a store."""
         return self.manifest.root
 
     @property
@@ -207,13 +208,13 @@ class Build:
         CurationError
             If the recipe has no feed, or the build no rows.
         """
-        from curation.feed.plan import Plan
+        from curation.report.rows import open_plan
 
         path = self.manifest.path("plan")
         if path is None:
             why = "its recipe has no `feed:`" if self.rows else "it has no rows"
             raise CurationError(f"{self.path}: no plan, since {why}; add one and build again")
-        return Plan.open(path)
+        return open_plan(path)
 
     def loader(
         self,
@@ -223,6 +224,8 @@ class Build:
         epoch: int | None = None,
     ) -> Loader:
         """Batches of the plan for one rank: iterates ``dict[str, numpy array]``.
+
+        Shards in a store are fetched once, checked by their hash and removed when the process ends.
 
         Parameters
         ----------
@@ -241,9 +244,13 @@ class Build:
         from curation.feed.loader import Loader, ShardSet
         from curation.report.rows import Rows
 
+        listed = self.manifest.shards
+        for shard in listed:
+            if shard.sidecar is not None:  # it lies beside the shard, as it does in the result
+                local(self.path / shard.sidecar.path, xxh3=shard.sidecar.xxh3)
         shards = ShardSet(
-            Rows(self.manifest).paths,
-            [shard.rows for shard in self.manifest.shards],
+            [local(path, xxh3=shard.xxh3) for path, shard in zip(Rows(self.manifest).paths, listed, strict=True)],
+            [shard.rows for shard in listed],
             self.manifest.content["shard_format"],
         )
         return Loader(self.plan, shards, rank=rank, world_size=world_size, columns=columns, epoch=epoch)

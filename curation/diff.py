@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from curation.errors import CurationError
 from curation.hashing import row_hashes
+from curation.io.location import Location, location_of
 from curation.io.manifest import NAME, Manifest, generations, read_manifest
-from curation.report.rows import Rows
+from curation.report.rows import Rows, arrow_reader, opened
 from curation.report.values import to_python
 from curation.types import COPY, OWN_COLUMNS, PARENT_A, PARENT_B, ROW_ID, SYNTHETIC, Ids, Positions, copies_of, ids_of
 
@@ -139,9 +140,9 @@ def open_side(text: str) -> Manifest:
         If no such build stands there.
     """
     out, at, build_id = text.rpartition("@")
-    if not at or (Path(text) / NAME).is_file():
-        return read_manifest(Path(text))
-    return read_manifest(Path(out), build_id)
+    if not at or "/" in build_id or (location_of(text) / NAME).is_file():
+        return read_manifest(location_of(text))
+    return read_manifest(location_of(out), build_id)
 
 
 def diff(a: Manifest, b: Manifest, *, examples: int = 0) -> Difference:
@@ -269,15 +270,14 @@ def _batches(manifest: Manifest, columns: Sequence[str]) -> Iterator[tuple[int, 
             position += batch.num_rows
 
 
-def _shard_batches(path: Path, row_bytes: int, names: list[str]) -> Iterator[pa.RecordBatch]:
+def _shard_batches(path: Location, row_bytes: int, names: list[str]) -> Iterator[pa.RecordBatch]:
     try:
-        if path.suffix == ".parquet":
-            rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(row_bytes, 1)))
-            with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(rows, columns=names)
-            return
-        with pa.memory_map(str(path)) as source:
-            reader = pa.ipc.open_file(source)
+        with opened(path) as source:
+            if path.suffix == ".parquet":
+                rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(row_bytes, 1)))
+                yield from pq.ParquetFile(source).iter_batches(rows, columns=names)
+                return
+            reader = arrow_reader(source, names)
             for number in range(reader.num_record_batches):
                 batch = reader.get_batch(number).select(names)
                 for start in range(0, batch.num_rows, BATCH_ROWS):

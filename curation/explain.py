@@ -26,8 +26,10 @@ from curation.flow.reading import Batch, ReadJob, chunks_of_parts, read_options,
 from curation.io.chunks import Chunk, ChunkReader, Skip, cut
 from curation.io.files import RECORDS, FileRef, find_files
 from curation.io.formats import UnreadableError
+from curation.io.location import Location, RemotePath, location_of
 from curation.io.manifest import Manifest, ManifestError, read_manifest
-from curation.report.rows import Place, Rows, scan
+from curation.io.remote import RemoteError
+from curation.report.rows import Place, Rows, opened, scan
 from curation.report.values import matches, to_python
 from curation.types import (
     MIX,
@@ -43,6 +45,7 @@ from curation.types import (
     ids_of,
     with_own,
 )
+from curation.urls import is_url, local_text
 from curation.widen import WidenError, unify
 
 LIMIT = 20
@@ -143,13 +146,15 @@ def explain(manifest: Manifest, question: str) -> Explanation:
 # Where things are: the manifest names inputs and outputs as the recipe does, so the recipe's directory is looked for.
 
 
-def candidates(manifest: Manifest, written: str) -> list[Path]:
-    """Absolute paths that a path of the recipe may mean now, the likeliest first.
+def candidates(manifest: Manifest, written: str) -> list[Location]:
+    """URL, or absolute paths, that a path of the recipe may mean now, the likeliest first.
 
     The manifest holds no absolute path, so that it is the same wherever a build runs. Where the build directory lies
     as the recipe says, its place gives away all others.
     """
-    written = written.removeprefix("file://")
+    if is_url(written):
+        return [RemotePath(written.rstrip("/"))]
+    written = local_text(written)
     if Path(written).expanduser().is_absolute():
         return [Path(written).expanduser()]
     found = []
@@ -158,9 +163,9 @@ def candidates(manifest: Manifest, written: str) -> list[Path]:
         root = json.loads(run.read_text("utf-8")).get("root")
         if root:
             found.append(Path(root) / written)
-    here = manifest.root.resolve()
     own = str(manifest.content["recipe"]["outputs"][manifest.content["output"]]["path"])
-    if not Path(own).is_absolute():
+    if isinstance(manifest.root, Path) and not is_url(own) and not Path(own).is_absolute():
+        here = manifest.root.resolve()
         unknown = Path("/", *(f"\0{level}" for level in range(len(Path(own).parts) + len(Path(written).parts))))
         step = os.path.relpath(os.path.normpath(unknown / written), os.path.normpath(unknown / own))
         if "\0" not in step:
@@ -168,9 +173,11 @@ def candidates(manifest: Manifest, written: str) -> list[Path]:
     return [Path(os.path.normpath(each)) for each in (*found, Path.cwd() / written)]
 
 
-def input_files(manifest: Manifest) -> dict[str, list[Path]]:
+def input_files(manifest: Manifest) -> dict[str, list[Location]]:
     """Files of the inputs that are still where the recipe says, in the order of the manifest."""
-    return {name: [Path(file.path) for file in files] for name, files in _input_refs(manifest).items()}
+    return {
+        name: [location_of(file.url or file.path) for file in files] for name, files in _input_refs(manifest).items()
+    }
 
 
 def _input_refs(manifest: Manifest) -> dict[str, list[FileRef]]:
@@ -181,13 +188,17 @@ def _input_refs(manifest: Manifest) -> dict[str, list[FileRef]]:
         known = {each["path"] for each in account["files"]}
         for paths in zip(*(candidates(manifest, pattern) for pattern in patterns), strict=False):
             try:
-                files = find_files([str(path) for path in paths], stated=stated)
-            except InputError:
+                files = find_files([_named(path) for path in paths], stated=stated)
+            except (InputError, RemoteError):
                 continue
             if known & {file.relative for file in files}:
                 found[name] = [file for file in files if file.relative in known]
                 break
     return found
+
+
+def _named(at: Location) -> str:
+    return at.url if isinstance(at, RemotePath) else str(at)
 
 
 def siblings(manifest: Manifest) -> dict[str, Manifest]:
@@ -199,7 +210,7 @@ def siblings(manifest: Manifest) -> dict[str, Manifest]:
         for path in candidates(manifest, str(output["path"])):
             try:
                 other = read_manifest(path)
-            except ManifestError:
+            except (ManifestError, RemoteError):
                 continue
             if other.build_id == manifest.build_id and other.content["output"] == name:
                 found[name] = other
@@ -531,7 +542,7 @@ class _Inquiry:
         try:
             lines = (folder / "rows.jsonl").read_text("utf-8").splitlines()
             return [json.loads(line) for line in lines]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RemoteError) as error:
             self._note(f"{folder / 'rows.jsonl'}: cannot be read: {error}")
             return []
 
@@ -562,14 +573,14 @@ class _Inquiry:
                 fates.append(Fate(None, "quarantined", reason=line["reason"], origin=origin))
         return fates
 
-    def _refused_rows(self, folder: Path | None, name: str) -> pa.Table | None:
+    def _refused_rows(self, folder: Location | None, name: str) -> pa.Table | None:
         if folder is None or name != Path(name).name or name == "..":
             self._note(f"rows.jsonl names {name!r}, which is no file beside it")
             return None
         try:
-            with pa.memory_map(str(folder / name)) as source:
+            with opened(folder / name) as source:
                 return pa.ipc.open_file(source).read_all()
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, RemoteError) as error:
             self._note(f"{folder / name}: cannot be read: {error}")
             return None
 

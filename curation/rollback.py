@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from curation.engine.lock import held
 from curation.errors import CurationError
+from curation.io.location import Location
 from curation.io.manifest import Manifest, history, make_current, read_manifest, run_of
 
 
@@ -21,7 +23,7 @@ class Generation:
     current: bool
 
 
-def generations_of(root: Path) -> list[Generation]:
+def generations_of(root: Location) -> list[Generation]:
     """Generations that stand in an output, the newest first.
 
     Raises
@@ -38,13 +40,13 @@ def _generation(manifest: Manifest, current: bool) -> Generation:
     return Generation(manifest.build_id, str(manifest.content["name"]), manifest.rows, finished, current)
 
 
-def rollback(root: Path, to: str | None = None) -> tuple[Manifest, Manifest]:
-    """Make another generation the current one, under the output's lock.
+def rollback(root: Location, to: str | None = None) -> tuple[Manifest, Manifest]:
+    """Make another generation the current one, under the output's lock; a store has none.
 
     Parameters
     ----------
     root
-        Directory of the output.
+        Directory of the output, or its place in a store.
     to
         Build id, or the beginning of one; None is the generation before the current one.
 
@@ -62,7 +64,7 @@ def rollback(root: Path, to: str | None = None) -> tuple[Manifest, Manifest]:
         If a build holds the output.
     """
     read_manifest(root)  # before the lock, which would make the folder
-    with held(root):
+    with held(root) if isinstance(root, Path) else nullcontext():
         before = read_manifest(root)
         line, at = history(root)
         target = _before(root, line, at) if to is None else _named(root, line, to)
@@ -76,7 +78,7 @@ def rollback(root: Path, to: str | None = None) -> tuple[Manifest, Manifest]:
     return before, read_manifest(root)
 
 
-def _before(root: Path, line: list[str], at: int) -> int:
+def _before(root: Location, line: list[str], at: int) -> int:
     if at + 1 == len(line):
         raise CurationError(
             f"{root}: no generation before {line[at]} stands; `keep` of the output says how many stay beside the "
@@ -85,7 +87,7 @@ def _before(root: Path, line: list[str], at: int) -> int:
     return at + 1
 
 
-def _named(root: Path, line: list[str], to: str) -> int:
+def _named(root: Location, line: list[str], to: str) -> int:
     found = [i for i, build_id in enumerate(line) if build_id.startswith(to)]
     if len(found) != 1:
         raise CurationError(f"{root}: expected one of {', '.join(line)}, got {to!r}; name a generation that stands")

@@ -137,7 +137,7 @@ def test_explain__reads_no_refused_rows_from_elsewhere(tmp_path, name):
     table = pa.concat_tables([numbers(20), numbers(1)])
     build = make(tmp_path, table, ", key: n, on_bad_rows: quarantine, max_bad: 0.5")
     folder = build.manifest.path("quarantine")
-    assert folder is not None
+    assert isinstance(folder, Path)
     path = folder / "rows.jsonl"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"rows": name}) + "\n")
     found = build.explain("n=0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -59,9 +58,10 @@ def _build(session: Session, recipe: str, out: str | None, given: dict[str, Any]
     loaded = read_recipe(recipe, overrides=given.pop("overrides"), out=out, allow_plugins=plugins)
     with progress(session) as events:  # before the engine is imported, so that something moves
         from curation.flow.build import BuildOptions, build
+        from curation.io.location import work_at
 
         work = given.pop("work")
-        run_options = BuildOptions(work=None if work is None else Path(work).absolute(), **given)
+        run_options = BuildOptions(work=work_at(work), **given)
         result = build(loaded, run_options, events)
     if session.json:
         _emit(session, result)

@@ -31,7 +31,7 @@ def command(target: str, work: str | None, allow_plugins: bool, dry_run: bool) -
 
     The next build after a change of the recipe then starts from the inputs again.
     """
-    outputs, found = _places(Path(target), allow_plugins)
+    outputs, found = _places(target, allow_plugins)
     folder = Path(work) if work is not None else found
     if folder is None or not folder.is_dir():
         click.echo(f"{target}: no work directory, nothing to free")
@@ -46,19 +46,24 @@ def command(target: str, work: str | None, allow_plugins: bool, dry_run: bool) -
     click.echo(f"freed {freed} in {shown(folder)}")
 
 
-def _places(target: Path, allow_plugins: bool) -> tuple[list[Path], Path | None]:
-    """Outputs whose build must not be running, and the work directory."""
-    if target.is_dir():
+def _places(target: str, allow_plugins: bool) -> tuple[list[Path], Path | None]:
+    """Local outputs whose build must not be running, and the work directory."""
+    from curation.io.location import location_of
+
+    at = location_of(target)
+    if not isinstance(at, Path) or at.is_dir():
         from curation.explain import siblings
         from curation.io.manifest import read_manifest
 
-        manifest = read_manifest(target)
-        return [target, *(other.root for other in siblings(manifest).values())], work_of(manifest)
+        manifest = read_manifest(at)
+        roots = [at, *(other.root for other in siblings(manifest).values())]
+        return [root for root in roots if isinstance(root, Path)], work_of(manifest)
     from curation.api import read_recipe
     from curation.flow.build import BuildOptions, work_folder
 
     recipe = read_recipe(target, allow_plugins=allow_plugins)
-    return [Path(output.path) for output in recipe.outputs], work_folder(recipe, BuildOptions())
+    roots = [location_of(output.path) for output in recipe.outputs]
+    return [root for root in roots if isinstance(root, Path)], work_folder(recipe, BuildOptions())
 
 
 def _remove(folder: Path, outputs: list[Path]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,9 +34,10 @@ def command(out: str, row: str) -> None:
     own condition, or was never seen. A synthetic row names its two parents.
     """
     from curation.explain import explain
+    from curation.io.location import location_of
     from curation.io.manifest import read_manifest
 
-    found = explain(read_manifest(Path(out)), row)
+    found = explain(read_manifest(location_of(out)), row)
     if not found.fates:
         click.echo(f"{row}: never seen: no row of the outputs or inputs has this value")
     for fate in found.fates:

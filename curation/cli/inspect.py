@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 @options.output_argument
 def command(out: str) -> None:
     """Show rows, shards, groups, balance and versions of the build in OUT."""
+    from curation.io.location import location_of
     from curation.io.manifest import read_manifest
 
-    manifest = read_manifest(Path(out))
+    manifest = read_manifest(location_of(out))
     content = manifest.content
     click.secho(f"{content['name']} / {content['output']}", bold=True)
     for name, value in _facts(manifest).items():
@@ -85,9 +86,10 @@ def work_of(manifest: Manifest) -> Path | None:
 
     noted = _run(manifest).get("work")
     first = next(iter(manifest.content["recipe"]["outputs"].values()))["path"]
-    own = [manifest.root.resolve().with_name(f"{manifest.root.resolve().name}.work")]
-    beside = [path.with_name(f"{path.name}.work") for path in candidates(manifest, str(first))]
-    for path in ([Path(noted)] if noted else []) + own + beside:
+    here = [manifest.root.resolve()] if isinstance(manifest.root, Path) else []
+    places = [*here, *candidates(manifest, str(first))]
+    beside = [path.with_name(f"{path.name}.work") for path in places if isinstance(path, Path)]
+    for path in ([Path(noted)] if noted else []) + beside:
         if (path / "objects").is_dir():
             return path
     return None

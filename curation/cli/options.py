@@ -55,10 +55,10 @@ def plugin_option(command: F) -> F:
 def place_options(command: F) -> F:
     """Take ``--out`` and ``--work``."""
     command = click.option(
-        "--work", type=click.Path(), metavar="DIR", help="Where intermediates go [beside the output]."
+        "--work", type=click.Path(), metavar="DIR", help="Where intermediates go [beside the output, or the recipe]."
     )(command)
     return click.option(
-        "--out", type=click.Path(), metavar="DIR", help="Where the result goes, instead of the recipe's path."
+        "--out", type=click.Path(), metavar="DIR", help="Folder or URL for the result, not that of the recipe."
     )(command)
 
 

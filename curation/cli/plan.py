@@ -11,10 +11,9 @@ from curation.cli.session import count, shown, size, table
 from curation.cli.verb import Exampled
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from curation.flow.bind import Bound
     from curation.flow.build import BuildOptions
+    from curation.io.location import Location
 
 
 @click.command(
@@ -34,17 +33,16 @@ def command(recipe: str, overrides: tuple[str, ...], out: str | None, allow_plug
 
     Ends with exit code 3 if the build would be refused.
     """
-    from pathlib import Path
-
     from curation.api import read_recipe
     from curation.engine.executor import IDLE_BYTES
     from curation.flow.bind import bind
     from curation.flow.build import BuildOptions, work_folder
     from curation.flow.estimate import estimate, refuse
+    from curation.io.location import location_of, work_at
 
     loaded = read_recipe(recipe, overrides=overrides, out=out, allow_plugins=allow_plugins)
     work = given.pop("work")
-    run = BuildOptions(work=None if work is None else Path(work).absolute(), **given)
+    run = BuildOptions(work=work_at(work), **given)
     bound = bind(loaded, sample=run.sample)
     lines = estimate(bound)
     workers, sharing, memory = _surroundings(bound, run)
@@ -53,7 +51,7 @@ def command(recipe: str, overrides: tuple[str, ...], out: str | None, allow_plug
         for line in lines
     ]
     table(["pass", "rows ≤", "jobs", "memory ≤", "disk ≤"], rows, right=(1, 2, 3, 4))
-    targets = [Path(each.path) for each in bound.outputs.values()]
+    targets = [location_of(each.path) for each in bound.outputs.values()]
     folder = work_folder(loaded, run)
     click.echo(f"\n{workers}, {size(memory)} allowed per worker")
     click.echo(f"disk: up to {size(sum(line.disk for line in lines))}, intermediates in {shown(folder)}")
@@ -72,7 +70,7 @@ def _surroundings(bound: Bound, options: BuildOptions) -> tuple[str, int, int]:
     return who, 1, options.memory or default_memory(workers)
 
 
-def _standing(bound: Bound, targets: list[Path]) -> str:
+def _standing(bound: Bound, targets: list[Location]) -> str:
     from curation.io.manifest import ManifestError, read_manifest
 
     try:

@@ -23,14 +23,15 @@ from curation.errors import CurationError
 def command(out: str, open_it: bool) -> None:
     """Write the page about the build in OUT anew and print its path."""
     from curation.explain import input_files
+    from curation.io.location import local, location_of
     from curation.io.manifest import read_manifest
     from curation.report.page import write_report
 
-    manifest = read_manifest(Path(out))
+    manifest = read_manifest(location_of(out))
     path = manifest.path("report")
     if path is None:
         raise CurationError(f"{out}: the build has no report; build again")
     write_report(path, manifest, input_files(manifest))
     click.echo(shown(path))
     if open_it:
-        click.launch(str(path.resolve()))
+        click.launch(str(local(path).resolve()), wait=not isinstance(path, Path))  # a copy goes when we end

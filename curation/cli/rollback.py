@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +11,7 @@ from curation.cli.session import count, shown, table
 from curation.cli.verb import Exampled
 
 if TYPE_CHECKING:
+    from curation.io.location import Location
     from curation.io.manifest import Manifest
 
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         "curate rollback build/digits --list",
         "curate rollback build/digits",
         "curate rollback build/digits --to 0123456789abcdef",
+        "curate rollback s3://bucket/digits",
     ),
 )
 @options.output_argument
@@ -34,7 +35,9 @@ def command(out: str, to: str | None, only_list: bool) -> None:
     The output's `keep` says how many generations stand beside the current one. Nothing is deleted, and a second
     rollback goes further back. The next build of the unchanged recipe publishes its own result again.
     """
-    root = Path(out)
+    from curation.io.location import location_of
+
+    root = location_of(out)
     if only_list:
         if to is not None:
             raise click.UsageError("expected --list or --to, got both")
@@ -47,11 +50,11 @@ def command(out: str, to: str | None, only_list: bool) -> None:
         click.echo(f"{shown(root)}: generation {now.build_id} is the current one already")
         return
     click.echo(f"{shown(root)}: the current generation is now {_described(now)}")
-    click.echo(f"  {_described(before)} stays; `curate rollback {out} --to {before.build_id}` brings it back")
+    click.echo(f"  {_described(before)} stays; `curate rollback {shown(root)} --to {before.build_id}` brings it back")
     _note_others(before)
 
 
-def _list(root: Path) -> None:
+def _list(root: Location) -> None:
     from curation.rollback import generations_of
 
     rows = [

@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from curation.errors import RecipeError
+
+if TYPE_CHECKING:
+    from curation.io.location import Location
 
 
 class Session:
@@ -77,8 +80,10 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def shown(path: Path) -> str:
-    """Path as a person would type it: relative where it lies below the current directory."""
+def shown(path: Location) -> str:
+    """Path as a person would type it: relative where it lies below the current directory; a URL without secrets."""
+    if not isinstance(path, Path):
+        return str(path)
     absolute, here = os.path.abspath(path), os.getcwd()
     return os.path.relpath(absolute, here) if absolute.startswith(here + os.sep) else absolute
 

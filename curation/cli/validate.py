@@ -22,17 +22,16 @@ if TYPE_CHECKING:
 @options.plugin_option
 def command(recipe: str, overrides: tuple[str, ...], allow_plugins: bool) -> None:
     """Check RECIPE against its data: keys, files, columns, types and SQL; all problems are shown in one go."""
-    from pathlib import Path
-
     from curation.api import read_recipe
     from curation.flow.bind import bind
+    from curation.io.location import location_of
 
     notes: list[str] = []
     bound = bind(read_recipe(recipe, overrides=overrides, allow_plugins=allow_plugins), note=notes.append)
     for note in notes:
         click.echo(f"note: {note}", err=True)
     inputs = ", ".join(f"{name} {_rows(each)}" for name, each in bound.inputs.items())
-    outputs = ", ".join(f"{name} in {shown(Path(each.path))}" for name, each in bound.outputs.items())
+    outputs = ", ".join(f"{name} in {shown(location_of(each.path))}" for name, each in bound.outputs.items())
     click.echo(f"{recipe}: OK: {inputs} → {count(len(bound.graph.steps), 'stage')} → {outputs}")
 
 

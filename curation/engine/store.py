@@ -18,6 +18,9 @@ import xxhash
 
 from curation.io.atomic import TEMPORARY, dump_json, void, write_atomic, write_json
 
+OUTGOING = "outgoing"
+"""Folder of the work directory in which results for a store are laid out until they are sent."""
+
 Mark = dict[str, Any]
 """What a job leaves behind: small, JSON-able, equal for equal keys (arrays by :func:`encode`)."""
 
@@ -119,7 +122,8 @@ class Store:
 
     def clear(self) -> None:
         """Remove all finished work; whatever else lies in the folder is not ours."""
-        shutil.rmtree(Path(self.root) / "objects", ignore_errors=True)
+        for name in ("objects", OUTGOING):
+            shutil.rmtree(Path(self.root) / name, ignore_errors=True)
         (Path(self.root) / "boot").unlink(missing_ok=True)
 
 

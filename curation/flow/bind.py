@@ -85,9 +85,6 @@ class _Binder:
     # outputs
 
     def target(self, output: OutputSpec, schema: pa.Schema) -> tuple[Target, tuple[GateSpec, ...]]:
-        if "://" in output.path:
-            path = self.recipe.output_path(output.name, "path")
-            self.add(path, f"{output.path}: URLs cannot be written yet", "write to a folder, then copy it")
         gates = []
         for i, gate in enumerate(self.recipe.expect):
             if gate.output not in (None, output.name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ from curation.flow.feeding import feed_options
 from curation.flow.graph import Step
 from curation.flow.jobs import LedgerJob
 from curation.flow.passes import OutputResult, Passes, ShardResult
+from curation.flow.publish import check_writable, lay_out_folder, release_folders, upload
 from curation.flow.quarantine import write_quarantine
 from curation.flow.reading import ReadJob, chunks_of_parts, refuse_bad
 from curation.hashing import combine
@@ -40,6 +42,7 @@ from curation.io import commits
 from curation.io.atomic import explained, flush, link_or_copy, write_json
 from curation.io.chunks import Chunk
 from curation.io.files import FileRef
+from curation.io.location import Location, RemotePath, location_of
 from curation.io.manifest import (
     FORMAT,
     Manifest,
@@ -50,6 +53,7 @@ from curation.io.manifest import (
     read_manifest,
     schema_text,
 )
+from curation.io.remote import RemoteError
 from curation.io.spread import spread
 from curation.recipe.model import FeedSpec, OutputSpec, Recipe
 from curation.report.page import write_report
@@ -78,7 +82,8 @@ class BuildOptions:
     memory
         Bytes that a worker may use, those of an idle one (350 MB) included; ``None`` is 80 % of what is free, shared.
     work
-        Folder for intermediates; default beside the output.
+        Folder for intermediates, local; default beside the output, or ``build/NAME.work`` beside the recipe if the
+        output is in a store.
     sample
         Share of every input's rows to take, by a hash of the row id.
     force
@@ -111,10 +116,13 @@ class BuildResult:
 
 
 def work_folder(recipe: Recipe, options: BuildOptions) -> Path:
-    """Folder for intermediates: as asked, else beside the first output."""
+    """Folder for intermediates: as asked, else beside the first output, or beside the recipe if that is in a store."""
     if options.work is not None:
         return options.work
-    first = Path(recipe.outputs[0].path)
+    first = location_of(recipe.outputs[0].path)
+    if isinstance(first, RemotePath):
+        name = re.sub(r"[^\w.-]+", "-", recipe.name)
+        return Path(recipe.root) / "build" / f"{name}.work"
     return first.with_name(f"{first.name}.work")
 
 
@@ -135,7 +143,7 @@ def build(recipe: Recipe, options: BuildOptions | None = None, events: Events | 
     started = time.perf_counter()
     options, events = options or BuildOptions(), events or Silent()
     bound = bind(recipe, sample=options.sample, verify=options.verify_inputs, note=events.note)
-    outputs = {name: Path(output.path) for name, output in bound.outputs.items()}
+    outputs = {name: location_of(output.path) for name, output in bound.outputs.items()}
     if not options.force:
         current = _current(bound, outputs)
         if current is not None:
@@ -143,8 +151,10 @@ def build(recipe: Recipe, options: BuildOptions | None = None, events: Events | 
     work = work_folder(recipe, options)
     _refuse_work(bound, work)
     with ExitStack() as stack:
-        for path in sorted({*outputs.values(), work}):
+        for path in sorted({*(each for each in outputs.values() if isinstance(each, Path)), work}):
             stack.enter_context(held(path))
+        for each in outputs.values():
+            check_writable(each)
         executor = make_executor(bound, options, work)
         stack.callback(executor.close)
         stack.callback(release)
@@ -157,8 +167,13 @@ def build(recipe: Recipe, options: BuildOptions | None = None, events: Events | 
         load_state.cache_clear()
         load_artifact.cache_clear()
         runner = Runner(store, executor, events, memory, options.task_bytes, verify=store.rebooted())
-        bound = _read(bound, runner, options)
-        manifests = _Build(bound, runner, outputs).run(started)
+        try:
+            bound = _read(bound, runner, options)
+            manifests = _Build(bound, runner, outputs, anew=options.force).run(started)
+        except RemoteError as error:
+            if error.failure in ("changed", "missing"):
+                _refuse_changed(bound)
+            raise
         store.sweep(runner.used)
     ran = {record.phase: record.ran for record in runner.records}
     return BuildResult(manifests, fresh=True, ran=ran, seconds=time.perf_counter() - started)
@@ -190,7 +205,19 @@ def _refuse_work(bound: Bound, work: Path) -> None:
                 raise RecipeError(f"--work {work}: lies in {path}, which input '{name}' reads; name another folder")
 
 
-def _current(bound: Bound, outputs: Mapping[str, Path]) -> dict[str, Manifest] | None:
+def _refuse_changed(bound: Bound) -> None:
+    """Publish nothing of inputs that have been written to meanwhile."""
+    for name, each in bound.inputs.items():
+        changed = spread(FileRef.changed, each.files)
+        if any(changed):
+            path = each.files[changed.index(True)].path
+            raise BuildError(
+                f"input '{name}': {path} was changed while the build read it; nothing is published, run the same "
+                "command again when the file is complete"
+            )
+
+
+def _current(bound: Bound, outputs: Mapping[str, Location]) -> dict[str, Manifest] | None:
     """Manifests of all outputs if this very build stands there already."""
     found = {}
     for name, path in outputs.items():
@@ -252,10 +279,11 @@ def _container_bytes() -> int:
 class _Build:
     """The steps of one build after the lock is held."""
 
-    def __init__(self, bound: Bound, runner: Runner, outputs: Mapping[str, Path]) -> None:
+    def __init__(self, bound: Bound, runner: Runner, outputs: Mapping[str, Location], *, anew: bool) -> None:
         self._bound = bound
         self._runner = runner
         self._outputs = outputs
+        self._anew = anew
         self._passes = Passes(bound, runner)
 
     def run(self, started: float) -> dict[str, Manifest]:
@@ -266,7 +294,7 @@ class _Build:
         passes.fit()
         census, ledger = passes.census()
         results = {name: passes.shards(target, census) for name, target in self._bound.targets.items()}
-        self._refuse_changed()
+        _refuse_changed(self._bound)
         accounts = self._accounts(census)
         measured = {name: self._gates(name, result) for name, result in results.items()}
         failed = [f"{name}: {text}" for name, found in measured.items() for each in found for text in each["failed"]]
@@ -275,14 +303,37 @@ class _Build:
         for name, result in results.items():
             self._check_feed(name, result)
         # All outputs are complete before the first of them shows; only the manifests follow one another.
-        staged = {n: self._stage(n, r, accounts, measured[n], ledger, started) for n, r in results.items()}
-        for name, content in staged.items():
-            with explained(self._outputs[name]):
-                put_manifest(self._outputs[name], content)
+        folders = {n: lay_out_folder(self._outputs[n], Path(self._runner.store.root), n) for n in results}
+        staged = {n: self._stage(n, folders[n], r, accounts, measured[n], ledger, started) for n, r in results.items()}
         for name in staged:
-            root = self._outputs[name]
-            clean_up(root, [self._bound.build_id, *self._previous(root, self._bound.outputs[name])])
+            self._upload(name, folders[name])
+        before = {name: self._standing(name) for name in staged}
+        for name, content in staged.items():
+            with explained(folders[name]):
+                put_manifest(self._outputs[name], content)
+        for name, content in staged.items():
+            root, output = self._outputs[name], self._bound.outputs[name]
+            clean_up(root, [self._bound.build_id, *before[name], *self._previous(root, output)])
+            if not Manifest(root, content).complete():  # another build has cleaned up meanwhile: no lock holds a store
+                self._upload(name, folders[name])
+                put_manifest(root, content)
+        release_folders(Path(self._runner.store.root))
         return {name: Manifest(self._outputs[name], content) for name, content in staged.items()}
+
+    def _upload(self, name: str, folder: Path) -> None:
+        root = self._outputs[name]
+        if isinstance(root, RemotePath):
+            upload(folder, root, self._bound.build_id, name=name, anew=self._anew, events=self._runner.events)
+
+    def _standing(self, name: str) -> list[str]:
+        """Generation that readers of a store see up to now, where another build may have put it a moment ago."""
+        root = self._outputs[name]
+        if not isinstance(root, RemotePath) or not self._bound.outputs[name].keep:
+            return []
+        try:
+            return [read_manifest(root).build_id]
+        except ManifestError:
+            return []
 
     def _check_feed(self, name: str, result: OutputResult) -> None:
         """Refuse a feed that the rows cannot serve before anything stands in an output."""
@@ -290,16 +341,6 @@ class _Build:
         if output.feed is not None and any(rows for _, rows in result.groups):
             with TemporaryDirectory() as folder:
                 self._write_plan(Path(folder), output, output.feed, result)
-
-    def _refuse_changed(self) -> None:
-        for name, each in self._bound.inputs.items():
-            changed = spread(FileRef.changed, each.files)
-            if any(changed):
-                path = each.files[changed.index(True)].path
-                raise BuildError(
-                    f"input '{name}': {path} was changed while the build read it; nothing is published, run the same "
-                    "command again when the file is complete"
-                )
 
     # The balance
 
@@ -355,6 +396,7 @@ class _Build:
     def _stage(
         self,
         name: str,
+        root: Path,
         result: OutputResult,
         accounts: Mapping[str, Any],
         measured: list[dict[str, Any]],
@@ -362,7 +404,7 @@ class _Build:
         started: float,
     ) -> dict[str, Any]:
         """Put everything but the manifest in place; returns what the manifest will say."""
-        root, build_id = self._outputs[name], self._bound.build_id
+        build_id = self._bound.build_id
         output, target = self._bound.outputs[name], self._bound.targets[name]
         meta = root / "meta" / build_id
         with explained(root):
@@ -402,7 +444,7 @@ class _Build:
                 "files": files,
                 **schema_text(target.schema),
             }
-            self._write_run(meta, started, self._previous(root, output))
+            self._write_run(meta, started, self._previous(self._outputs[name], output))
             write_report(meta / "report.html", Manifest(root, content), self._input_files())
             for path in (*meta.iterdir(), meta, root / "shards" / build_id):
                 flush(path)
@@ -451,7 +493,7 @@ class _Build:
             found[name] = [] if any(file.remote for file in files) else [Path(file.path) for file in files]
         return found
 
-    def _previous(self, root: Path, output: OutputSpec) -> list[str]:
+    def _previous(self, root: Location, output: OutputSpec) -> list[str]:
         try:
             before = generations(root)
         except (ManifestError, ValueError):

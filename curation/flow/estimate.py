@@ -13,6 +13,7 @@ from curation.flow.jobs import LEDGER_BYTES, chunk_memory
 from curation.flow.output import RUN_BYTES
 from curation.flow.passes import REPEATS_ROWS
 from curation.flow.reading import READ_MEMORY
+from curation.io.location import Location
 from curation.stages.base import ArtifactStage, FitStage
 
 
@@ -72,7 +73,7 @@ def _fit_rows(shard: int, shard_rows: int) -> str:
     return f"{min(rows, shard_rows):_}"
 
 
-def refuse(lines: list[Line], *, memory: int, sharing: int, out: Path, work: Path) -> None:
+def refuse(lines: list[Line], *, memory: int, sharing: int, out: Location, work: Path) -> None:
     """End a build that cannot fit, before it starts.
 
     Parameters

@@ -270,7 +270,9 @@ class _Part:
         from curation.io.records.images import read_images
 
         files = self.job.batch.files
-        for block in read_images([(file.path, file.relative) for file in files]):
+        named = {file.url or file.path: file for file in files}
+        paths = [(path, file.relative) for path, file in named.items()]
+        for block in read_images(paths, opener=lambda path: open_binary(named[path])):
             for each in block.bad:
                 self._one_bad(files[each.row], each, each.row)
             yield _fitted(block.table.select(self.schema.names), self.schema, files[0])

@@ -13,7 +13,7 @@ from curation.io.parquet import one_line
 
 
 class ArrowReader:
-    """An open, memory-mapped Arrow IPC file or stream (see :class:`curation.io.formats.Reader`).
+    """An open Arrow IPC file or stream, memory-mapped if it is local (see :class:`curation.io.formats.Reader`).
 
     Of a stream that is cut short or damaged the whole batches before that place are given; the layout says so.
     """
@@ -22,9 +22,9 @@ class ArrowReader:
         self._columns: tuple[str, ...] | None = None
         try:
             self._source = pa.memory_map(source) if isinstance(source, str) else pa.PythonFile(source, "r")
-            # Counting rows should decompress little: one field is read (an empty list would mean all of them).
-            self._bare = _opened(self._source, [0])
             self._schema = _opened(self._source).schema
+            # Counting rows should read little: one field (an empty list would mean all of them).
+            self._bare = _opened(self._source, [_narrowest(self._schema)])
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UnreadableError(f"not a readable Arrow IPC file or stream: {one_line(error)}") from error
 
@@ -81,6 +81,18 @@ class ArrowReader:
 MAGIC = b"ARROW1"
 
 
+def _narrowest(schema: pa.Schema) -> int:
+    """Field with the fewest bytes a row."""
+
+    def bits(index: int) -> int:
+        try:
+            return int(schema.field(index).type.bit_width)
+        except ValueError:  # of a size that differs from row to row
+            return 1 << 30
+
+    return min(range(len(schema)), key=bits, default=0)
+
+
 def _opened(source: Any, fields: list[int] | None = None) -> Any:
     """Open a file by its footer, or a stream; both give batches by number. ``fields`` are those to be decoded."""
     options = pa.ipc.IpcReadOptions(included_fields=fields or [])
@@ -95,17 +107,22 @@ def _rows(reader: Any) -> list[int]:
 
 
 class _Stream:
-    """Batches of a stream by number; fast where they are asked for in order, since a stream has no footer."""
+    """Batches of a stream by number; fast where they are asked for in order, since a stream has no footer.
+
+    From a store a batch at a time is held; to start again is to fetch again what lies before.
+    """
 
     def __init__(self, source: Any, options: Any) -> None:
-        source.seek(0)
-        self._buffer, self._options = source.read_buffer(), options
+        self._source, self._options = source, options
         self._restart()
         self.schema = self._reader.schema
 
     def _restart(self) -> None:
-        self._reader = pa.ipc.open_stream(pa.BufferReader(self._buffer), options=self._options)
-        self._next = 0
+        self._source.seek(0)
+        mapped = isinstance(self._source, pa.MemoryMappedFile)
+        self._stream = pa.BufferReader(self._source.read_buffer()) if mapped else self._source
+        self._reader = pa.ipc.open_stream(self._stream, options=self._options)
+        self._next, self._at = 0, self._stream.tell()
 
     def rows(self) -> tuple[list[int], str | None]:
         """Rows of every whole batch, and what is wrong behind the last of them."""
@@ -122,10 +139,11 @@ class _Stream:
         """One batch; raises ``IndexError`` behind the last and Arrow's error where the stream is broken."""
         if number < self._next:
             self._restart()
+        self._stream.seek(self._at)  # other readers of the file move its position
         try:
             while True:
                 batch = self._reader.read_next_batch()
-                self._next += 1
+                self._next, self._at = self._next + 1, self._stream.tell()
                 if self._next > number:
                     return batch
         except StopIteration:

@@ -16,6 +16,14 @@ POINTS: tuple[str, ...] = (
     "cleanup:done",  # generations and intermediates that nothing refers to are gone
 )
 
+REMOTE_POINTS: tuple[str, ...] = (
+    "upload:object",  # a file of the new generation is whole in the store, no manifest names it yet
+    "upload:generation",  # ... and so is the manifest that is kept with the generation
+    "upload:manifest",  # the new generation is what readers of the store see
+    "upload:cleaned",  # generations that nothing refers to are gone from the store
+)
+"""Commit points of an output in a store, in addition."""
+
 hook: Callable[[str], None] | None = None
 """Called with the name of each point as it is reached; ``None`` in normal runs."""
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 
 import xxhash
 
-from curation.errors import CurationError, InputError
+from curation.errors import InputError
 from curation.io import remote
-from curation.io.huggingface import hf_files
-from curation.io.manifest import ManifestError, read_manifest
+from curation.io.huggingface import DICT, STATE, hf_files
+from curation.io.location import Location, RemotePath
+from curation.io.manifest import NAME, ManifestError, read_manifest
 from curation.io.records import record_suffix
 from curation.io.spread import spread
 from curation.keys import content_key
@@ -45,8 +46,9 @@ SHOWN = ".parquet .arrow .jsonl .csv .tsv .tar .lance, images, and the text form
 class FileRef:
     """One input file as it was found.
 
-    ``path`` is absolute, or a URL; ``relative`` is the path inside the input (POSIX separators), the name that row
-    identity uses. ``version`` is what a remote store says of the object (ETag, generation, time).
+    ``path`` is absolute; ``relative`` is the path inside the input (POSIX separators), the name that row identity uses.
+    Of a file in a store ``url`` is the whole URL, ``path`` the same without what may be secret, and ``version`` what
+    the store says of the object (ETag, generation, time).
     """
 
     path: str
@@ -56,19 +58,30 @@ class FileRef:
     key: str
     mtime_ns: int = 0
     version: str = ""
+    url: str = ""
 
     @property
     def remote(self) -> bool:
         """Whether the file lies in a remote store."""
-        return bool(self.version)
+        return bool(self.url)
 
     def changed(self) -> bool:
-        """Whether the file is gone or has been written to since it was looked at."""
+        """Whether the file is gone or has been written to since it was looked at.
+
+        Raises
+        ------
+        RemoteError
+            If a store cannot be asked.
+        """
         try:
-            if self.version:
-                return remote.version(self.path) != self.version
+            if self.url:
+                return remote.version(self.url) != self.version
             stat = Path(self.path).stat()
-        except (OSError, CurationError):
+        except remote.RemoteError as error:
+            if error.failure != "missing":
+                raise
+            return True
+        except OSError:
             return True
         return (stat.st_size, stat.st_mtime_ns) != (self.size, self.mtime_ns)
 
@@ -99,12 +112,12 @@ def find_files(patterns: list[str], *, stated: str | None = None, verify: bool =
     Parameters
     ----------
     patterns
-        Absolute paths: a file, a folder (searched recursively for known suffixes; names that begin with ``.`` or
-        ``_`` are left out; an output of ours is read by its manifest) or a glob.
+        Absolute paths or URLs: a file, a folder (searched recursively for known suffixes; names that begin with ``.``
+        or ``_`` are left out; an output of ours is read by its manifest) or a glob.
     stated
         Format given in the recipe, for files without a telling suffix.
     verify
-        Recognise every file by a hash of all its bytes.
+        Recognise every file by a hash of all its bytes; one in a store by what that says of it, as always.
 
     Raises
     ------
@@ -116,7 +129,8 @@ def find_files(patterns: list[str], *, stated: str | None = None, verify: bool =
         for relative, path, look in _found(pattern, stated, verify):
             if relative in found and found[relative][0] != path:
                 raise InputError(
-                    f"{path}: has the same path {relative!r} inside the input as {found[relative][0]}, and row "
+                    f"{remote.redacted(path)}: has the same path {relative!r} inside the input as "
+                    f"{remote.redacted(found[relative][0])}, and row "
                     "identity is made of that path; give the input a `key:` column or read the folders as two inputs"
                 )
             found[relative] = path, look
@@ -126,10 +140,7 @@ def find_files(patterns: list[str], *, stated: str | None = None, verify: bool =
 def _found(pattern: str, stated: str | None, verify: bool) -> list[tuple[str, str, Callable[[], FileRef]]]:
     """Path inside the input, whole path, and how to look at it, of every file that a pattern names."""
     if remote.is_url(pattern):
-        files = remote.list_files(pattern, suffix_test=lambda name: stated is not None or bool(suffix_format(name)))
-        if not files:
-            raise InputError(f"{remote.redacted(pattern)}: no such file or folder, or no file of a known kind in it")
-        return [(f.relative, f.url, partial(_remote_ref, f, stated)) for f in files]
+        return [(f.relative, f.url, partial(_remote_ref, f, stated)) for f in _expand_url(pattern, stated)]
     return [
         (relative, str(path), partial(file_ref, path, relative, stated, verify=verify))
         for relative, path in _expand(pattern, stated)
@@ -149,8 +160,37 @@ def _of_one_kind(files: list[FileRef]) -> list[FileRef]:
 
 
 def _remote_ref(file: remote.RemoteFile, stated: str | None) -> FileRef:
+    path, kind = remote.redacted(file.url), format_of(file.relative, stated)
+    if kind == "lance":
+        raise InputError(
+            f"{path}: Lance data sets are read from local folders only; copy it here, or store it as Parquet"
+        )
     key = content_key("remote", file.size, file.token)
-    return FileRef(file.url, file.relative, format_of(file.relative, stated), file.size, key, version=file.token)
+    return FileRef(path, file.relative, kind, file.size, key, version=file.token, url=file.url)
+
+
+def _expand_url(url: str, stated: str | None) -> list[remote.RemoteFile]:
+    files = remote.list_files(url, suffix_test=lambda name: stated is not None or bool(suffix_format(name)))
+    if not files:
+        raise InputError(f"{remote.redacted(url)}: no such file or folder, or no file of a known kind in it")
+    folder = RemotePath(url.rstrip("/"))
+    inside = {f.relative: f for f in files if f.url == (folder / f.relative).url}
+    if NAME in inside:
+        return [replace(f, relative=f.relative.rpartition("/")[2]) for f in _named(folder, _shards(folder), inside)]
+    saved = hf_files(folder) if inside.keys() & {DICT, STATE} else None
+    if saved is not None:
+        return _named(folder, saved, inside)
+    if inside and stated is not None:
+        return [each for each in files if suffix_format(each.relative) == stated] or files
+    return files
+
+
+def _named(folder: RemotePath, names: list[str], inside: Mapping[str, remote.RemoteFile]) -> list[remote.RemoteFile]:
+    """Files of a folder that something in it names."""
+    for name in names:
+        if name not in inside:
+            raise InputError(f"{folder / name}: is missing, though the folder names it; copy the whole folder")
+    return [inside[name] for name in names]
 
 
 def _expand(pattern: str, stated: str | None) -> list[tuple[str, Path]]:
@@ -159,10 +199,10 @@ def _expand(pattern: str, stated: str | None) -> list[tuple[str, Path]]:
         return [(path.name, path)]
     if path.is_dir():
         if (path / "manifest.json").is_file():
-            return _own_output(path)
+            return [(shard.rpartition("/")[2], path / shard) for shard in _shards(path)]
         saved = hf_files(path)
         if saved is not None:
-            return [(each.relative_to(path).as_posix(), each) for each in saved]
+            return [(name, path / name) for name in saved]
         inside = [each for each in _walk(path) if stated is not None or suffix_format(each.name)]
         if stated is not None:
             inside = [each for each in inside if suffix_format(each.name) == stated] or inside
@@ -193,12 +233,12 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in (*names, *lance) if not name.startswith((".", "_")))
 
 
-def _own_output(path: Path) -> list[tuple[str, Path]]:
+def _shards(folder: Location) -> list[str]:
+    """Shards of an output of ours, as its manifest names them."""
     try:
-        shards = read_manifest(path).shards
+        return [shard.path for shard in read_manifest(folder).shards]
     except ManifestError as error:
         raise InputError(str(error)) from error
-    return [(shard.path.rpartition("/")[2], path / shard.path) for shard in shards]
 
 
 def _fixed_root(pattern: str) -> Path:

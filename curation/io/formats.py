@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -19,6 +20,9 @@ READERS = {
     "lance": "curation.io.lance:LanceReader",
 }
 """Formats whose pieces can be decoded alone; all others are read front to back (``curation.io.records``)."""
+
+SMALL_BYTES = 1 << 20
+"""A file of a store up to this size is fetched whole: it costs more to ask several times."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,14 @@ def open_file(file: FileRef) -> Reader:
 
 def source_of(file: FileRef) -> str | BinaryIO:
     """What a reader opens: a path, or an open file of a remote store that fetches ranges as they are asked for."""
-    return open_read(file.path) if file.remote else file.path
+    if not file.remote:
+        return file.path
+    if file.size > SMALL_BYTES:
+        return open_read(file.url, version=file.version)
+    with open_stream(file.url, version=file.version) as source:
+        return BytesIO(source.read())
 
 
 def open_binary(file: FileRef) -> BinaryIO:
     """Open a file to be read front to back."""
-    return open_stream(file.path) if file.remote else Path(file.path).open("rb")
+    return open_stream(file.url, version=file.version) if file.remote else Path(file.path).open("rb")

@@ -6,16 +6,18 @@ import base64
 import json
 import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
 from curation.errors import CurationError
-from curation.io import commits
-from curation.io.atomic import TEMPORARY, explained, write_json
+from curation.io import commits, remote
+from curation.io.atomic import TEMPORARY, dump_json, explained, write_json
+from curation.io.location import Location, RemotePath
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -57,7 +59,7 @@ class Shard:
 class Manifest:
     """What ``manifest.json`` says; ``content`` is the whole of it."""
 
-    root: Path
+    root: Location
     content: Mapping[str, Any]
 
     @property
@@ -80,22 +82,37 @@ class Manifest:
         """Arrow schema of the shards."""
         return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(self.content["schema_ipc"])))
 
-    def path(self, name: str) -> Path | None:
+    def path(self, name: str) -> Location | None:
         """File of the result by its role (``plan``, ``ledger``, ``report``, ``run``), if the build has it."""
         found = self.content["files"].get(name)
         return None if found is None else self.root / found
 
     def complete(self) -> bool:
         """Whether shards and sidecars are there with the size that the manifest states, and plan, ledger and report."""
+        if isinstance(self.root, RemotePath):
+            return self._complete_in(self.root)
         try:
-            files = [file for shard in self.shards for file in (shard, shard.sidecar) if file is not None]
-            whole = all((self.root / file.path).stat().st_size == file.bytes for file in files)
+            whole = all((self.root / file.path).stat().st_size == file.bytes for file in self._files())
         except OSError:
             return False
         return whole and all((self.root / path).exists() for path in self.content["files"].values())
 
+    def _files(self) -> Iterator[Shard | Sidecar]:
+        for shard in self.shards:
+            yield from (shard,) if shard.sidecar is None else (shard, shard.sidecar)
 
-def read_manifest(root: Path, build_id: str | None = None) -> Manifest:
+    def _complete_in(self, root: RemotePath) -> bool:
+        """Ask a store by one listing a part, not file by file."""
+        found = standing(root, self.build_id)
+        whole = all(found.get(file.path) == file.bytes for file in self._files())
+        names = self.content["files"].values()
+        return whole and all(any(path == name or path.startswith(f"{name}/") for path in found) for name in names)
+
+
+_NOTHING = f"no build here (no {NAME}); name the output directory of a build"
+
+
+def read_manifest(root: Location, build_id: str | None = None) -> Manifest:
     """Read the manifest of a build directory.
 
     Parameters
@@ -109,8 +126,10 @@ def read_manifest(root: Path, build_id: str | None = None) -> Manifest:
     ------
     ManifestError
         If there is none, it is damaged, or written by a later version.
+    RemoteError
+        If a store cannot be asked.
     """
-    if build_id is not None and (not _is_id(build_id) or not (root / "meta" / build_id / NAME).is_file()):
+    if build_id is not None and not _stands(root, build_id):
         raise ManifestError(
             f"{root}: no generation {build_id!r} stands here; `curate rollback --list` shows those that do"
         )
@@ -119,9 +138,19 @@ def read_manifest(root: Path, build_id: str | None = None) -> Manifest:
         content = json.loads(path.read_text("utf-8"))
         version = int(content["format"])
     except FileNotFoundError:
-        raise ManifestError(f"{root}: no build here (no {NAME}); name the output directory of a build") from None
+        raise ManifestError(f"{root}: {_NOTHING}") from None
+    except remote.RemoteError as error:
+        if error.failure != "missing":
+            raise
+        raise ManifestError(f"{root}: {_NOTHING}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ManifestError(f"{path}: cannot be read as a manifest: {error}") from error
+    _check(path, version, content)
+    return Manifest(root, content)
+
+
+def _check(path: Location, version: int, content: Mapping[str, Any]) -> None:
+    """Refuse what a manifest of ours never says."""
     if version > FORMAT:
         raise ManifestError(f"{path}: format {version}, this version reads up to {FORMAT}; upgrade curation")
     lacking = [name for name in ("build_id", "rows", "shards", "files", "schema_ipc") if name not in content]
@@ -137,16 +166,21 @@ def read_manifest(root: Path, build_id: str | None = None) -> Manifest:
         place = PurePosixPath(str(each))
         if place.is_absolute() or ".." in place.parts:
             raise ManifestError(f"{path}: names {each!r}, which lies outside the build; do not trust this manifest")
-    return Manifest(root, content)
 
 
-def generations(root: Path) -> list[str]:
+def standing(root: RemotePath, build_id: str) -> dict[str, int]:
+    """Bytes of all files of a generation in a store, by path below the build."""
+    parts = [f"{part}/{build_id}" for part in PARTS]
+    return {f"{part}/{path}": size for part in parts for path, size in (root / part).sizes().items()}
+
+
+def generations(root: Location) -> list[str]:
     """Build ids of the generations that stand in the directory: the current one first, then as they are to be kept."""
     line, at = history(root)
     return [line[at], *line[:at], *line[at + 1 :]]
 
 
-def history(root: Path) -> tuple[list[str], int]:
+def history(root: Location) -> tuple[list[str], int]:
     """Build ids of the generations that stand in the directory, the newest first, and which is the current one.
 
     The run record of the current one tells what came before it and, after a rollback, what came later.
@@ -165,23 +199,27 @@ def run_of(manifest: Manifest) -> dict[str, Any]:
     path = manifest.path("run")
     try:
         found = json.loads(path.read_text("utf-8")) if path is not None else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, remote.RemoteError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def make_current(root: Path, line: list[str], at: int) -> None:
+def make_current(root: Location, line: list[str], at: int) -> None:
     """Make generation ``line[at]`` the current one again; ``line`` is the whole history, the newest first.
 
     Its run record learns what is older and what newer; readers notice the last step alone.
     """
     manifest = read_manifest(root, line[at])
     run = run_of(manifest) | {"newer": line[:at], "previous": line[at + 1 :]}
-    write_json(root / "meta" / line[at] / "run.json", run, **_META, durable=True, sort=True)
+    place = root / "meta" / line[at] / "run.json"
+    if isinstance(place, RemotePath):
+        remote.put_bytes((dump_json(run, sort=True) + "\n").encode(), place.url)
+    else:
+        write_json(place, run, **_META, durable=True, sort=True)
     put_manifest(root, manifest.content)
 
 
-def _stands(root: Path, build_id: Any) -> bool:
+def _stands(root: Location, build_id: Any) -> bool:
     return isinstance(build_id, str) and _is_id(build_id) and (root / "meta" / build_id / NAME).is_file()
 
 
@@ -190,8 +228,15 @@ def _is_id(text: str) -> bool:
     return re.fullmatch("[0-9a-z]{1,32}", text) is not None
 
 
-def put_manifest(root: Path, content: Mapping[str, Any]) -> None:
+def put_manifest(root: Location, content: Mapping[str, Any]) -> None:
     """Make a generation the current one: the only step that readers notice."""
+    if isinstance(root, RemotePath):
+        data = (dump_json(content, sort=False) + "\n").encode()
+        remote.put_bytes(data, (root / "meta" / str(content["build_id"]) / NAME).url)
+        commits.reached("upload:generation")
+        remote.put_bytes(data, (root / NAME).url)
+        commits.reached("upload:manifest")
+        return
     write_json(root / "meta" / str(content["build_id"]) / NAME, content, **_META, durable=True, sort=False)
     write_json(root / NAME, content, written="manifest:written", named="manifest:named", durable=True, sort=False)
 
@@ -199,19 +244,51 @@ def put_manifest(root: Path, content: Mapping[str, Any]) -> None:
 _META = {"written": "meta:published", "named": "meta:published"}
 
 
-def clean_up(root: Path, keep: list[str]) -> None:
+def clean_up(root: Location, keep: list[str]) -> None:
     """Remove generations that are not in ``keep``, and unfinished files; what is not ours stays."""
+    if isinstance(root, RemotePath):
+        _clean_up_in(root, keep)
+        return
     with explained(root):
         for leftover in root.glob(f"{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)
         for each in (each for part in PARTS for each in (root / part).glob("*")):
-            if not each.is_dir() or re.fullmatch("[0-9a-f]{16}", each.name) is None:
+            if not each.is_dir() or not _is_build_id(each.name):
                 continue  # not ours
             if each.name not in keep:
                 shutil.rmtree(each, ignore_errors=True)
             for leftover in each.glob(f"{TEMPORARY}*"):
                 leftover.unlink(missing_ok=True)
     commits.reached("cleanup:done")
+
+
+def _is_build_id(name: str) -> bool:
+    return re.fullmatch("[0-9a-f]{16}", name) is not None
+
+
+UNFINISHED_S = 24 * 3600
+"""Age at which a generation in a store that no manifest ever named counts as given up, not as being uploaded [s]."""
+
+
+def _clean_up_in(root: RemotePath, keep: list[str]) -> None:
+    """Remove old generations of a store; nothing holds a lock there, so one that is being uploaded must stay."""
+    newest: dict[str, float] = {}
+    named = set()
+    now = time.time()
+    for part in PARTS:
+        for path, (_, written) in remote.walked((root / part).url).items():
+            build_id = path.partition("/")[0]
+            if path.rpartition("/")[2].startswith(TEMPORARY) and now - written > UNFINISHED_S:
+                remote.delete((root / part / path).url)
+            if _is_build_id(build_id):
+                newest[build_id] = max(newest.get(build_id, 0.0), written)
+                named |= {build_id} if (part, path) == ("meta", f"{build_id}/{NAME}") else set()
+    for build_id, written in newest.items():
+        if build_id not in keep and (build_id in named or now - written > UNFINISHED_S):
+            # Its own manifest goes last: until then, an interrupted removal is taken up again.
+            for part in ("shards", "quarantine", "meta"):
+                remote.delete_tree((root / part / build_id).url)
+    commits.reached("upload:cleaned")
 
 
 def schema_text(schema: pa.Schema) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class ParquetReader:
 
     def __init__(self, source: str | BinaryIO) -> None:
         try:
-            self._source = pa.memory_map(source) if isinstance(source, str) else pa.PythonFile(source)
+            self._source = pa.memory_map(source) if isinstance(source, str) else pa.PythonFile(source, "r")
             # Far away, few large requests beat many small ones.
             self._file = pq.ParquetFile(
                 self._source, pre_buffer=not isinstance(source, str), page_checksum_verification=True

@@ -51,6 +51,8 @@ CONNECT_S = 5
 """Longest wait for a connection [s]; with all tries and pauses, an endpoint that is not there costs less than 30 s."""
 READ_S = 60
 """Longest wait for the next bytes of an answer [s]."""
+SLOWEST = 128 << 10
+"""Rate below which an upload counts as stuck [bytes/s]."""
 
 RANGE_BYTES = 128 << 10
 """Bytes read ahead where a reader jumps, such as from the footer of a Parquet file to its columns."""
@@ -62,8 +64,9 @@ PART_BYTES = 8 << 20
 READ_ONLY = frozenset({"http", "https"})
 WHOLE_PUTS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "r2"})
 """Stores that show an object only when all of it has arrived; elsewhere files get a temporary name first."""
-EXTRAS = {"s3": "s3", "s3a": "s3"}
-"""Extra of this package that brings the client of a protocol."""
+S3 = frozenset({"s3", "s3a"})
+EXTRAS = dict.fromkeys([*S3, *READ_ONLY], "s3")
+"""Extra of this package that brings the client of a protocol; that of S3 is made of that of HTTP."""
 
 Failure = Literal["bucket", "credentials", "denied", "missing", "changed", "unreachable", "busy", "other"]
 
@@ -148,6 +151,8 @@ def _located(url: str) -> tuple[Any, str]:
         if "Protocol not known" not in str(error):
             raise RemoteError(f"{redacted(url)}: is no URL of {protocol}:// that can be read; correct it") from error
         raise RemoteError(f"{redacted(url)}: expected a protocol that fsspec knows, got {protocol}://") from error
+    if protocol in S3:
+        found.retries = 1  # tries are counted in one place, here
     return found, path
 
 
@@ -156,19 +161,19 @@ def _install(protocol: str) -> str:
         return f"install the extra: pip install 'curation[{EXTRAS[protocol]}]'"
     from fsspec.registry import known_implementations
 
-    advice = known_implementations.get(protocol, {}).get("err", "install the package that brings it")
-    return f"{advice[:1].lower()}{advice[1:]}"
+    return str(known_implementations.get(protocol, {}).get("err", "install the package that brings it"))
 
 
 def _options(protocol: str) -> dict[str, Any]:
     """Waits that end, beneath what the user has configured: an option given by hand would hide the user's own."""
     from fsspec.config import conf
 
-    if protocol in ("s3", "s3a"):
-        # Tries are counted in one place, so the client itself makes one.
+    if protocol in S3:
         waits = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": {"total_max_attempts": 1}}
-        return {"config_kwargs": waits | conf.get(protocol, {}).get("config_kwargs", {})}
-    if protocol in ("http", "https"):
+        for name in sorted(S3):
+            waits |= conf.get(name, {}).get("config_kwargs", {})
+        return {"config_kwargs": waits, "use_listings_cache": False}
+    if protocol in READ_ONLY:
         import aiohttp
 
         wait = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
@@ -189,6 +194,16 @@ def _tried(url: str, call: Callable[[], T]) -> T:
                 raise RemoteError(f"{redacted(url)}: {_MENDS[failure]}{detail}", failure) from error
             time.sleep(WAITS[attempt] * random.uniform(1.0, 1.25))
     raise AssertionError("unreachable")
+
+
+def _asked(url: str, store: Any, method: str, *args: Any, sent: int = 0, **options: Any) -> Any:
+    """Result of a method of a file system, within a time that follows from the bytes that are sent.
+
+    The waits of clients do not cover all: none ends when a server takes a connection and then never asks for the body.
+    """
+    if store.async_impl:
+        options["timeout"] = READ_S + sent / SLOWEST
+    return _tried(url, lambda: getattr(store, method)(*args, **options))
 
 
 def _why(error: BaseException) -> tuple[Failure, str]:
@@ -280,35 +295,50 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-def open_read(url: str) -> BinaryIO:
+def open_read(url: str, *, version: str = "") -> BinaryIO:
     """Open for reading here and there: seekable, and with little read ahead.
+
+    Parameters
+    ----------
+    url
+        The file.
+    version
+        Its token as it was found; nothing is whatever stands there now.
 
     Raises
     ------
     RemoteError
-        If it cannot be opened; later reads raise it, too.
+        If it cannot be opened, or is another one meanwhile; later reads raise it, too.
     """
-    return _opened(url, RANGE_BYTES)
+    return _opened(url, RANGE_BYTES, version)
 
 
-def open_stream(url: str) -> BinaryIO:
-    """Open for reading from front to back, in large blocks; seekable, but jumps cost a block each."""
-    return _opened(url, STREAM_BYTES)
+def open_stream(url: str, *, version: str = "") -> BinaryIO:
+    """Open as :func:`open_read` does, to read from front to back in large blocks: jumps cost a block each."""
+    return _opened(url, STREAM_BYTES, version)
 
 
-def _opened(url: str, block: int) -> BinaryIO:
+def _opened(url: str, block: int, version: str) -> BinaryIO:
     store, path = _located(url)
     if protocol_of(url) == "memory":  # all who open a file there share one position
-        return io.BytesIO(_tried(url, lambda: store.cat_file(path)))
+        _same(url, version, _token(store, _info(url)))
+        return io.BytesIO(_asked(url, store, "cat_file", path))
     store.invalidate_cache()
     file = _tried(url, lambda: store.open(path, "rb", block_size=block, cache_type="readahead"))
+    if protocol_of(url) in S3:  # it was looked at to open it, and reads are bound to that version
+        _same(url, version, _token(store, file.details))
     return cast("BinaryIO", _Reader(url, file))
+
+
+def _same(url: str, version: str, now: str) -> None:
+    if version not in ("", now):
+        raise RemoteError(f"{redacted(url)}: {_MENDS['changed']}", "changed")
 
 
 def read_bytes(url: str) -> bytes:
     """All bytes of a small file."""
     store, path = _located(url)
-    data: bytes = _tried(url, lambda: store.cat_file(path))
+    data: bytes = _asked(url, store, "cat_file", path)
     return data
 
 
@@ -318,7 +348,7 @@ def read_bytes(url: str) -> bytes:
 def _info(url: str) -> dict[str, Any]:
     store, path = _located(url)
     store.invalidate_cache()
-    found: dict[str, Any] = _tried(url, lambda: store.info(path))
+    found: dict[str, Any] = _asked(url, store, "info", path)
     return found
 
 
@@ -390,7 +420,7 @@ def list_files(pattern_url: str, *, suffix_test: Callable[[str], bool]) -> list[
         name = redacted(pattern_url).rpartition("/")[2]
         return [RemoteFile(pattern_url, name, int(info["size"]), _token(store, info))]
     root, url = path.rstrip("/"), pattern_url.rstrip("/")
-    found = _tried(pattern_url, lambda: store.find(root, detail=True))
+    found = _asked(pattern_url, store, "find", root, detail=True)
     files = _below(root, url, store, found)
     return [
         each
@@ -406,7 +436,7 @@ def _globbed(url: str, store: Any, path: str) -> list[RemoteFile]:
     fixed = re.split(r"[*?\[]", path, maxsplit=1)[0].rpartition("/")[0]
     rest = path[len(fixed) + 1 :]
     base = url[: len(url) - len(rest)].rstrip("/")
-    found = _tried(url, lambda: store.glob(path, detail=True))
+    found = _asked(url, store, "glob", path, detail=True)
     hidden = any(part.startswith(".") for part in rest.split("/"))
     files = _below(fixed, base, store, found)
     return [each for each in files if hidden or not any(part.startswith(".") for part in each.relative.split("/"))]
@@ -430,7 +460,7 @@ def walked(url: str) -> dict[str, tuple[int, float]]:
     store.invalidate_cache()
     root = path.rstrip("/")
     try:
-        found = _tried(url, lambda: store.find(root, detail=True))
+        found = _asked(url, store, "find", root, detail=True)
     except RemoteError as error:
         if error.failure != "missing":
             raise
@@ -470,14 +500,14 @@ def put_file(local: Path, url: str) -> None:
     """
     size = local.stat().st_size
     store, path = _writable(url)
-    parts = {"chunksize": PART_BYTES} if protocol_of(url) in EXTRAS else {}
-    _put(url, store, path, size, lambda target: store.put_file(str(local), target, **parts))
+    parts = {"chunksize": PART_BYTES} if protocol_of(url) in S3 else {}
+    _put(url, store, path, size, lambda to: _asked(url, store, "put_file", str(local), to, sent=size, **parts))
 
 
 def put_bytes(data: bytes, url: str) -> None:
     """Upload a small file from memory, as :func:`put_file` does."""
     store, path = _writable(url)
-    _put(url, store, path, len(data), lambda target: store.pipe_file(target, data))
+    _put(url, store, path, len(data), lambda to: _asked(url, store, "pipe_file", to, data, sent=len(data)))
 
 
 def _writable(url: str) -> tuple[Any, str]:
@@ -492,9 +522,9 @@ def _put(url: str, store: Any, path: str, size: int, send: Callable[[str], Any])
     target = path if whole else f"{folder}/{TEMPORARY}{secrets.token_hex(6)}-{name}"
     if not whole:
         _tried(url, lambda: store.makedirs(folder, exist_ok=True))
-    _tried(url, lambda: send(target))
+    send(target)
     store.invalidate_cache()
-    arrived = int(_tried(url, lambda: store.info(target))["size"])
+    arrived = int(_asked(url, store, "info", target)["size"])
     if arrived != size:
         raise RemoteError(f"{redacted(url)}: expected {size} bytes in the store, got {arrived}; run the command again")
     if not whole:
@@ -516,7 +546,7 @@ def same_content(local: Path, url: str) -> bool:
     if info["type"] != "file" or int(info["size"]) != local.stat().st_size:
         return False
     tag = str(info.get("ETag") or "").strip('"')
-    return protocol_of(url) not in EXTRAS or not tag or tag == _etag(local)
+    return protocol_of(url) not in S3 or not tag or tag == _etag(local)
 
 
 def _etag(local: Path) -> str:
@@ -536,19 +566,19 @@ def _md5(data: bytes = b"") -> Any:
 def delete(url: str) -> None:
     """Remove a file, if it is there."""
     store, path = _writable(url)
-    _removed(url, lambda: store.rm_file(path))
+    _removed(url, store, "rm_file", path)
 
 
 def delete_tree(url: str) -> None:
     """Remove everything below a folder, if it is there."""
     store, path = _writable(url)
     store.invalidate_cache()
-    _removed(url, lambda: store.rm(path.rstrip("/"), recursive=True))
+    _removed(url, store, "rm", path.rstrip("/"), recursive=True)
 
 
-def _removed(url: str, call: Callable[[], Any]) -> None:
+def _removed(url: str, store: Any, method: str, path: str, **options: Any) -> None:
     try:
-        _tried(url, call)
+        _asked(url, store, method, path, **options)
     except RemoteError as error:
         if error.failure != "missing":
             raise

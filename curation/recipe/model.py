@@ -21,6 +21,7 @@ from curation.errors import Problem
 from curation.methods.base import Params
 from curation.plugins import Plugin
 from curation.recipe.source import KeyPath, Source
+from curation.urls import redacted as redacted_url
 
 OUTPUT = "output"
 """Name of the only output of a recipe that has `output` and not `outputs`."""
@@ -402,11 +403,12 @@ class Recipe(_Spec):
         return top | {"inputs": inputs, "stages": stages, "expect": expect, "outputs": outputs}
 
     def _written(self, path: KeyPath, value: Any) -> Any:
-        """Value as it stands in the file, with variables filled in."""
+        """Path as it stands in the file, with variables filled in; of a URL, what may be secret is left out."""
         here = self._source.data if self._source else None
         for key in path:
             here = here.get(key) if isinstance(here, dict) else None
-        return value if here is None else here
+        found = value if here is None else here
+        return [redacted_url(each) for each in found] if isinstance(found, list) else redacted_url(found)
 
 
 def _dump(model: BaseModel, *without: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from curation.feed.plan import Plan
 from curation.io.files import suffix_format
+from curation.io.location import Location
 from curation.io.manifest import Manifest
 from curation.report import draw
 from curation.report.facts import SMALL_GROUP, SMALL_SHOWN, Small, chain
-from curation.report.rows import Rows, counts, scan
+from curation.report.rows import Rows, counts, open_plan, scan
 from curation.report.values import to_python, to_text
 from curation.tables import keep, take
 from curation.types import MIX, ORIGIN, OWN_COLUMNS, PARENT_A, PARENT_B, ROW_ID, SYNTHETIC
@@ -123,7 +122,7 @@ class Look:
         Files of the inputs, by name, if they are at hand.
     """
 
-    def __init__(self, manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None) -> None:
+    def __init__(self, manifest: Manifest, inputs: Mapping[str, Sequence[Location]] | None) -> None:
         self._manifest = manifest
         self._content = manifest.content
         self._inputs = inputs or {}
@@ -246,7 +245,7 @@ class Look:
         path = self._manifest.path("plan")
         if path is None or self._content["group_column"] is None:
             return None
-        plan = Plan.open(path)
+        plan = open_plan(path)
         first, last = plan.shares(0), plan.shares(plan.n_steps - 1)
         return {_text(group): (share, last[group]) for group, share in first.items()}
 

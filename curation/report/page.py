@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import polars as pl
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from curation.io import commits
+from curation.io import commits, remote
 from curation.io.atomic import dump_json, void, write_atomic
+from curation.io.location import Location, RemotePath
 from curation.io.manifest import Manifest
 from curation.report import draw
 from curation.report.facts import Small, Step, Warned, flow, friendly, sentence, warnings
@@ -25,7 +27,7 @@ T = TypeVar("T")
 _ORDER = ("recipe", "name", "use", "from", "path", "key", "seed", "inputs", "stages", "expect", "outputs")
 
 
-def write_report(path: Path, manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None = None) -> None:
+def write_report(path: Location, manifest: Manifest, inputs: Mapping[str, Sequence[Location]] | None = None) -> None:
     """Write the page about a build whose shards, plan and ledger stand already.
 
     It holds no time, host or speed (those are in ``run.json``) and asks for nothing from elsewhere. Rows are read a few
@@ -34,18 +36,24 @@ def write_report(path: Path, manifest: Manifest, inputs: Mapping[str, Sequence[P
     Parameters
     ----------
     path
-        The page.
+        The page; in a store it is uploaded.
     manifest
         What ``manifest.json`` says or will say.
     inputs
         Files of the inputs by name; without them there are no groups "before".
     """
     text = render(manifest, inputs)
+    if isinstance(path, RemotePath):
+        with TemporaryDirectory() as folder:
+            page = Path(folder) / path.name
+            page.write_text(text, "utf-8")
+            remote.put_file(page, path.url)  # as a file, since its ending tells browsers what it is
+        return
     write_atomic(path, lambda to: void(to.write_text(text, "utf-8")), written="meta:published", named="meta:published")
     commits.reached("meta:published")
 
 
-def render(manifest: Manifest, inputs: Mapping[str, Sequence[Path]] | None = None) -> str:
+def render(manifest: Manifest, inputs: Mapping[str, Sequence[Location]] | None = None) -> str:
     """Text of the page: the same before the manifest is written and after it is read."""
     manifest = Manifest(manifest.root, json.loads(dump_json(dict(manifest.content))))
     content = manifest.content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
@@ -12,18 +13,109 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from polars.io.plugins import register_io_source
 
 from curation.errors import CurationError
+from curation.feed.plan import Plan
+from curation.io import remote
+from curation.io.location import Location, RemotePath, local
 from curation.io.manifest import Manifest
 from curation.report.values import matches
 from curation.types import ROW_ID, Positions
 
 
-def scan(paths: Sequence[Path], format: str) -> pl.LazyFrame:
+def scan(paths: Sequence[Location], format: str) -> pl.LazyFrame:
     """Lazy frame over files of one format, in the order given."""
+    if any(isinstance(path, RemotePath) for path in paths):
+        return _scan_store(paths, format)
     if format == "parquet":
         return pl.scan_parquet([str(path) for path in paths], glob=False)
     return pl.scan_ipc([str(path) for path in paths], glob=False)
+
+
+def _scan_store(paths: Sequence[Location], format: str) -> pl.LazyFrame:
+    """Lazy frame over files of a store, read by the client and with the credentials that all else is read with.
+
+    Only the columns that are asked for travel, and no file after the last row that is.
+    """
+
+    def read(
+        columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _: int | None
+    ) -> Iterator[pl.DataFrame]:
+        left = n_rows
+        for path in paths:
+            for batch, _ in batches(path, format, columns, 0):
+                found = _frame(batch.slice(0, left))
+                left = None if left is None else left - found.height
+                yield found if predicate is None else found.filter(predicate)
+                if left == 0:
+                    return
+
+    with opened(paths[0]) as file:
+        schema = pq.read_schema(file) if format == "parquet" else pa.ipc.open_file(file).schema
+    empty = _frame(pa.RecordBatch.from_pylist([], schema))
+    return register_io_source(read, schema=empty.schema, is_pure=True)
+
+
+def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
+    frame = pl.from_arrow(batch)
+    if not isinstance(frame, pl.DataFrame):
+        raise TypeError(f"expected a table, got {type(frame).__name__}")
+    return frame
+
+
+def open_plan(path: Location) -> Plan:
+    """Open the plan of a build; from a store, with its tables, by copies."""
+    if isinstance(path, RemotePath):
+        for name in path.parent.sizes():
+            if name.startswith("plan-"):
+                local(path.parent / name)
+    return Plan.open(local(path))
+
+
+@contextmanager
+def opened(path: Location) -> Iterator[pa.NativeFile]:
+    """Open a file for Arrow: mapped if it is local, else read in ranges."""
+    if isinstance(path, Path):
+        with pa.memory_map(str(path)) as source:
+            yield source
+    else:
+        with remote.open_read(path.url) as file, pa.PythonFile(file, mode="r") as source:
+            yield source
+
+
+def batches(
+    path: Location, format: str, columns: Sequence[str] | None, skip: int
+) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """Record batches of a file from the one that holds row ``skip`` on, each with its first row; None: all columns."""
+    offset = 0
+    with opened(path) as source:
+        if format == "parquet":
+            file = pq.ParquetFile(source)
+            names = file.schema_arrow.names if columns is None else list(columns)
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if offset + rows > skip:
+                    at = offset
+                    for batch in file.iter_batches(1024, columns=names, row_groups=[group]):
+                        yield batch.select(names), at
+                        at += batch.num_rows
+                offset += rows
+            return
+        names = pa.ipc.open_file(source).schema.names if columns is None else list(columns)
+        reader = arrow_reader(source, names)
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            if offset + batch.num_rows > skip:
+                yield batch.select(names), offset
+            offset += batch.num_rows
+
+
+def arrow_reader(source: pa.NativeFile, names: Sequence[str]) -> pa.RecordBatchFileReader:
+    """Open an Arrow file for some of its columns: from a store, only their bytes are asked for."""
+    schema = pa.ipc.open_file(source).schema
+    fields = sorted({schema.get_field_index(name) for name in names}) or [0]  # an empty list would mean all of them
+    return pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fields))
 
 
 @dataclass(frozen=True)
@@ -55,7 +147,7 @@ class Rows:
         self.n_rows = self._starts[-1]
 
     @property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[Location]:
         """Shard files, in order."""
         return [_inside(self._manifest.root, shard.path) for shard in self._shards]
 
@@ -129,30 +221,11 @@ class Rows:
                 found.update(dict.fromkeys(ids[hits].tolist()))
         return list(found)
 
-    def _batches(self, path: Path, columns: Sequence[str], skip: int) -> Iterator[tuple[pa.RecordBatch, int]]:
-        """Record batches of a shard from the one that holds row ``skip`` on, each with its first row."""
-        names, offset = list(columns), 0
-        if self._format == "parquet":
-            with pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    rows = file.metadata.row_group(group).num_rows
-                    if offset + rows > skip:
-                        at = offset
-                        for batch in file.iter_batches(1024, columns=names, row_groups=[group]):
-                            yield batch.select(names), at
-                            at += batch.num_rows
-                    offset += rows
-            return
-        with pa.memory_map(str(path)) as source:
-            reader = pa.ipc.open_file(source)
-            for number in range(reader.num_record_batches):
-                batch = reader.get_batch(number)
-                if offset + batch.num_rows > skip:
-                    yield batch.select(names), offset
-                offset += batch.num_rows
+    def _batches(self, path: Location, columns: Sequence[str], skip: int) -> Iterator[tuple[pa.RecordBatch, int]]:
+        return batches(path, self._format, columns, skip)
 
 
-def _inside(root: Path, path: str) -> Path:
+def _inside(root: Location, path: str) -> Location:
     """Path of a shard below the build directory; a manifest may come from anybody."""
     place = PurePosixPath(path)
     if place.is_absolute() or ".." in place.parts:

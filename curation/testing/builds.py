@@ -88,7 +88,7 @@ def _built(
     (here / "recipe.yaml").write_text(recipe, "utf-8")
     loaded = load_recipe(here / "recipe.yaml", allow_plugins=allow_plugins)
     manifests = build(loaded, BuildOptions(work=here / "work", **options)).manifests
-    return {name: manifest.root for name, manifest in manifests.items()}
+    return {name: root for name, manifest in manifests.items() if isinstance(root := manifest.root, Path)}
 
 
 def _write(path: Path, table: pa.Table) -> None:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from sklearn.datasets import load_iris
 
 from curation.flow.build import BuildOptions, BuildResult, build
+from curation.io.location import Location, local
 from curation.recipe.load import load_recipe
 from curation.testing import digest_tree
 
@@ -58,14 +59,14 @@ def run(folder: Path, recipe: str, *, overrides: tuple[str, ...] = (), out: str 
     return build(load_recipe(path, overrides=overrides), BuildOptions(work=work, **options))
 
 
-def read(root: Path) -> pa.Table:
+def read(root: Location) -> pa.Table:
     """All shards of a build as one table."""
     from curation.io.manifest import read_manifest
 
     manifest = read_manifest(root)
     parts = []
     for shard in manifest.shards:
-        path = root / shard.path
+        path = local(root / shard.path)
         parts.append(pq.read_table(path) if path.suffix == ".parquet" else pa.ipc.open_file(path).read_all())
     return pa.concat_tables(parts)
 

@@ -299,14 +299,6 @@ def test_gate__misses_a_value_that_lost_all_its_rows_if_it_is_named(tmp_path):
         run(tmp_path, dropped + "expect: [{min_rows: 5, by: lang, values: [en, fr, is]}]\n")
 
 
-@pytest.mark.parametrize(("old", "new"), [("path: out", "path: 's3://b/x'")])
-def test_urls__are_refused(tmp_path, old, new):
-    write(tmp_path / "data/a.parquet", people(5))
-    with pytest.raises(RecipeError, match=r"URLs cannot be (read|written) yet"):
-        run(tmp_path, (PLAIN % "").replace(old, new))
-    assert not list(tmp_path.glob("s3*"))
-
-
 def test_input__that_changes_during_the_build_is_refused(tmp_path):
     path = write(tmp_path / "data/a.parquet", people(40))
 

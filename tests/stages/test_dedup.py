@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def many_jobs(monkeypatch):
 
 def ledger(folder):
     path = read_manifest(folder / "out").path("ledger")
-    assert path is not None
+    assert isinstance(path, Path)
     return pl.read_ipc(path)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -34,8 +34,16 @@ MAX_PIXELS = 178_956_970
 """An image of more pixels is a decompression bomb: 512 MiB of RGB."""
 
 
+def _open(path: str) -> BinaryIO:
+    return Path(path).open("rb")
+
+
 def read_images(
-    paths: Sequence[tuple[str, str]], *, columns: Sequence[str] | None = None, decode: bool = False
+    paths: Sequence[tuple[str, str]],
+    *,
+    columns: Sequence[str] | None = None,
+    decode: bool = False,
+    opener: Callable[[str], BinaryIO] = _open,
 ) -> Iterator[Block]:
     """Read image files.
 
@@ -48,6 +56,8 @@ def read_images(
     decode
         Decode every pixel, so that truncated files are found; without it, only the header and the check sums of
         PNG are looked at.
+    opener
+        Opens what a path names.
 
     Returns
     -------
@@ -67,7 +77,7 @@ def read_images(
         held = count = 0
         while first + count < len(paths) and count < base.BLOCK_ROWS and held < BLOCK_BYTES:
             path, relative = paths[first + count]
-            data, size, fault = _content(path)
+            data, size, fault = _content(path, opener)
             facts, fault = ({}, fault) if fault else _facts(pillow, data, decode)
             if fault:
                 reason = f"{shown(relative, 200)}: {fault}"
@@ -90,11 +100,12 @@ def _pillow() -> Any:
     return Image
 
 
-def _content(path: str) -> tuple[bytes, int, str]:
+def _content(path: str, opener: Callable[[str], BinaryIO]) -> tuple[bytes, int, str]:
     """Bytes of a file, its size, and why it cannot be used, if so."""
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with opener(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             if size > FILE_BYTES:
                 return file.read(RAW_BYTES), size, f"{size} bytes, at most {FILE_BYTES} are read"
             data = file.read()
