@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from curation.methods.base import Params
 
 STAGES: dict[str, str] = {
+    "concat": "curation.methods.concat:Concat",
     "derive": "curation.methods.derive:Derive",
     "filter": "curation.methods.filter:Filter",
     "rename": "curation.methods.rename:Rename",

@@ -18,6 +18,7 @@ from curation.stages.base import ArtifactStage, FitStage, Stage
 
 HEADINGS = ["What", "Formula", "Inputs / outputs", "Cost", "Use when", "Do not use when", "Source", "Checked against"]
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "concat": {},
     "derive": {"columns": {"a": "b"}},
     "filter": {"where": "a > 1"},
     "rename": {"columns": {"a": "b"}},
