@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,8 +12,17 @@ from curation.errors import BuildError
 from curation.keys import content_key
 from curation.methods.concat import Concat, spread_copies
 from curation.stages.base import BindError, Coming, Fault, Outcome, Stage, State, Tables
-from curation.types import COPY, OWN_COLUMNS, copies_of, in_order, schema_key, with_own
+from curation.types import COPY, OWN_COLUMNS, CarriesSchemas, copies_of, in_order, schema_key, with_own
 from curation.widen import WidenError, fit, unify
+
+
+@dataclass(frozen=True)
+class _Bound(CarriesSchemas):
+    """What goes out, the columns of each table that comes in, and whether a row can come in twice."""
+
+    out: pa.Schema
+    columns: tuple[frozenset[str], ...]
+    spread: bool
 
 
 class ConcatStage(Stage[Concat]):
@@ -23,13 +33,11 @@ class ConcatStage(Stage[Concat]):
 
     def __init__(self, name: str, params: Concat, seed: int) -> None:
         super().__init__(name, params, seed)
-        self._coming: tuple[pa.Schema, ...] = ()
-        self._out: pa.Schema | None = None
-        self._spread = False
+        self._bound = _Bound(pa.schema([]), (), False)
 
     def key(self, use: str) -> str:
         """Content key, types included: those of one table depend on the others."""
-        return content_key(super().key(use), None if self._out is None else schema_key(self._out))
+        return content_key(super().key(use), schema_key(self._bound.out))
 
     def bind(self, schema: pa.Schema) -> pa.Schema:
         """One table alone stays as it is."""
@@ -46,10 +54,11 @@ class ConcatStage(Stage[Concat]):
         except WidenError as error:
             hint = "derive a column of one type in one of them" if "one type" in str(error) else "select or derive it"
             raise BindError([Fault(("from",), str(error), hint)]) from error
-        self._coming, self._spread = coming.flows, not coming.disjoint
-        copied = self._spread or any(COPY in schema.names for schema in coming.flows)
-        self._out = with_own(out, COPY) if copied else in_order(out)
-        return {"": self._out}
+        spread = not coming.disjoint
+        copied = spread or any(COPY in schema.names for schema in coming.flows)
+        out = with_own(out, COPY) if copied else in_order(out)
+        self._bound = _Bound(out, tuple(frozenset(schema.names) for schema in coming.flows), spread)
+        return {"": out}
 
     def needs(self, wanted: frozenset[str]) -> frozenset[str]:
         """What is wanted."""
@@ -57,7 +66,7 @@ class ConcatStage(Stage[Concat]):
 
     def needs_from(self, flow: int, wanted: Mapping[str, frozenset[str]]) -> frozenset[str]:
         """What is wanted of the columns that the table has."""
-        return wanted[""] & frozenset(self._coming[flow].names)
+        return wanted[""] & self._bound.columns[flow]
 
     def apply(self, table: pa.Table, state: State) -> Outcome:
         """Work on one table alone."""
@@ -66,14 +75,14 @@ class ConcatStage(Stage[Concat]):
     def flow(self, tables: Sequence[pa.Table | None], state: State, artifact: Tables | None) -> Outcome:
         """Bring the rows of all tables to one schema, those of the first table first."""
         here = [(i, table) for i, table in enumerate(tables) if table is not None]
-        assert self._out is not None
-        fields = [field for field in self._out if all(self._has(i, table, field.name) for i, table in here)]
-        schema = pa.schema(fields, metadata=self._out.metadata)
+        out = self._bound.out
+        fields = [field for field in out if all(self._has(i, table, field.name) for i, table in here)]
+        schema = pa.schema(fields, metadata=out.metadata)
         return Outcome({"": pa.concat_tables([self._fitted(i, table, schema) for i, table in here])})
 
     def _has(self, number: int, table: pa.Table, name: str) -> bool:
         """Whether a column is there, or is one that this table never has."""
-        return name in table.column_names or name not in self._coming[number].names
+        return name in table.column_names or name not in self._bound.columns[number]
 
     def _fitted(self, number: int, table: pa.Table, schema: pa.Schema) -> pa.Table:
         if COPY in schema.names:
@@ -85,9 +94,9 @@ class ConcatStage(Stage[Concat]):
 
     def _with_copies(self, number: int, table: pa.Table) -> pa.Table:
         copies: Any = copies_of(table)
-        if self._spread:
+        if self._bound.spread:
             try:
-                copies = spread_copies(copies, table=number, tables=len(self._coming))
+                copies = spread_copies(copies, table=number, tables=len(self._bound.columns))
             except ValueError as error:
                 raise BuildError(f"stage '{self.name}', table {number + 1} of `from`: {error}") from error
         bare = table.drop_columns([COPY]) if COPY in table.column_names else table
