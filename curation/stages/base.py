@@ -1,15 +1,15 @@
 """What a stage is: columns in, columns out, and one of three shapes (map, fit, artifact).
 
 Most stages have one table that flows in and one that flows out; they write ``bind``, ``needs`` and ``apply``. A stage
-that puts several tables together, has outputs of different columns, or looks rows up in what an artifact holds overrides
-the more general ``bind_all``, ``needs_from`` and ``flow`` instead.
+that puts several tables together, has outputs of different columns, or looks rows up in what an artifact holds
+overrides the more general ``bind_all``, ``needs_from`` and ``flow`` instead.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -241,11 +241,12 @@ class Tables:
     """What earlier steps of an artifact have written: keys by step, in job order.
 
     The number beside a key is the ``class`` that its job's detail names, else the number of the job (of the chunk, for
-    the step ``extract``).
+    the step ``extract``). ``wanted`` names what is to go out of each port, for ``flow``.
     """
 
     store: Store
     keys: Mapping[str, tuple[tuple[int, str], ...]]
+    wanted: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def get(self, step: str, number: int) -> pa.Table:
         """Table of the job of that number, memory-mapped."""
