@@ -12,6 +12,7 @@ STAGES: dict[str, str] = {
     "concat": "curation.methods.concat:Concat",
     "derive": "curation.methods.derive:Derive",
     "filter": "curation.methods.filter:Filter",
+    "join": "curation.methods.join:Join",
     "rename": "curation.methods.rename:Rename",
     "sample": "curation.methods.sample:Sample",
     "select": "curation.methods.select:Select",

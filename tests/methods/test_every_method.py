@@ -21,6 +21,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "concat": {},
     "derive": {"columns": {"a": "b"}},
     "filter": {"where": "a > 1"},
+    "join": {"right": "a", "on": "b"},
     "rename": {"columns": {"a": "b"}},
     "sample": {"n": 1},
     "select": {"drop": ["a"]},
