@@ -223,6 +223,31 @@ class ExtractJob(_OnChunk):
 
 
 @dataclass(frozen=True)
+class ProbeJob(_OnChunk):
+    """What an artifact stage saves of one chunk that flows in, once it has tables."""
+
+    stage: ArtifactStage[Any]
+    use: str
+    ref: str
+    state: str
+    base_key: str
+    tables: Tables
+
+    @cached_property
+    def key(self) -> str:
+        """Content key."""
+        return content_key("probe", self.view.key(self.ref), self.base_key, self.chunk.key)
+
+    def run(self, store: Store) -> Mark:
+        """Evaluate up to the stage and let it look."""
+        table = evaluate(self.view, store, self.chunk).tables.get(self.ref)
+        if table is None or not table.num_rows:
+            return {"rows": 0}
+        found = self.stage.probe(table, load_state(store, self.state), self.tables)
+        return {"rows": found.num_rows} | (store.write_table(self.key, found) if found.num_rows else {})
+
+
+@dataclass(frozen=True)
 class StepJob:
     """One job of a step of an artifact stage."""
 

@@ -22,6 +22,7 @@ from curation.flow.jobs import (
     InspectJob,
     KeysJob,
     LedgerJob,
+    ProbeJob,
     RepeatsJob,
     StepJob,
     read_keys,
@@ -29,7 +30,7 @@ from curation.flow.jobs import (
 from curation.flow.output import GatherJob, ScatterJob, StreamJob, Target, cut_chunks, cut_runs, neighbours
 from curation.io.chunks import Chunk, Skip
 from curation.keys import content_key
-from curation.stages.base import ArtifactStage, FitStage, State, Tables
+from curation.stages.base import PROBE, ArtifactStage, FitStage, State, Tables
 
 REPEATS_ROWS = 16_000_000
 """Key hashes that one job looks through."""
@@ -225,7 +226,13 @@ class Passes:
             "extract": tuple((i, j.key) for i, (j, m) in enumerate(zip(jobs, marks, strict=True)) if m["rows"])
         }
         base = content_key("artifact", step.stage.key(step.use), key, [k for _, k in tables["extract"]])
+        passing = tables
         for name in stage.steps:
+            if name == PROBE:
+                passing = dict(tables)
+                tables[name] = self._probed(step, stage, key, base, Tables(self._runner.store, dict(tables)))
+                base = content_key("probed", base, [k for _, k in tables[name]])
+                continue
             details = stage.jobs(name, state)
             steps = [StepJob(stage, name, d, base, Tables(self._runner.store, dict(tables))) for d in details]
             done = self._runner.run(f"{step.name}: {name}", steps)
@@ -237,7 +244,17 @@ class Passes:
             for piece in pieces
         )
         if stage.alters:
-            self._keep_artifact(step, key, tables)
+            self._keep_artifact(step, key, passing)
+
+    def _probed(
+        self, step: Step, stage: ArtifactStage[Any], state: str, base: str, tables: Tables
+    ) -> tuple[tuple[int, str], ...]:
+        """Let a stage look at every chunk that flows in; keys of what it has saved."""
+        ref = step.sources[0]
+        view = self._view({ref: stage.probe_columns()})
+        jobs = [ProbeJob(view, c, stage, step.use, ref, state, base, tables) for c in self._reaching(ref)]
+        marks = self._runner.run(f"{step.name}: {PROBE}", jobs)
+        return tuple((i, j.key) for i, (j, m) in enumerate(zip(jobs, marks, strict=True)) if m["rows"])
 
     def _keep_artifact(self, step: Step, key: str, tables: Mapping[str, tuple[tuple[int, str], ...]]) -> None:
         """Let the state of a stage carry its tables along, so that every chunk that passes finds them."""

@@ -190,6 +190,10 @@ class Piece:
     port: str = ""
 
 
+PROBE = "probe"
+"""Name of the step of an artifact that goes over the chunks of what flows in."""
+
+
 class ArtifactStage(FitStage[P]):
     """A stage whose state is too large to merge: it is written as tables that later jobs open.
 
@@ -200,6 +204,10 @@ class ArtifactStage(FitStage[P]):
 
     With ``side`` the fit and the extract go over the table that this option names, not over what flows in; its rows
     end here, for the reason ``side_reason``.
+
+    A step of the name :data:`PROBE` has a job for every chunk of what flows in: ``probe`` sees its rows and the tables
+    so far, and later steps read what it has saved. So a stage can account for what it finds. ``flow`` gets the tables
+    before it alone: what becomes of a chunk must not depend on the chunks beside it.
     """
 
     steps: tuple[str, ...] = ()
@@ -226,6 +234,14 @@ class ArtifactStage(FitStage[P]):
     @abstractmethod
     def run(self, step: str, detail: Mapping[str, Any], tables: Tables) -> tuple[pa.Table, Mark]:
         """Do one job of a step; the table is stored, the mark goes to the manifest's notes."""
+
+    def probe_columns(self) -> frozenset[str]:
+        """Columns that ``probe`` reads."""
+        raise AssertionError(f"stage '{self.name}' has no step {PROBE}")
+
+    def probe(self, table: pa.Table, state: State, tables: Tables) -> pa.Table:
+        """What is saved of a chunk that flows in; empty where there is nothing."""
+        raise AssertionError(f"stage '{self.name}' has no step {PROBE}")
 
     def pieces(self, state: State) -> list[Piece]:
         """Blocks of new rows, in order; none for a stage that makes none."""
