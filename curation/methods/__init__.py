@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 STAGES: dict[str, str] = {
     "concat": "curation.methods.concat:Concat",
     "derive": "curation.methods.derive:Derive",
+    "erase": "curation.methods.erase:Erase",
     "filter": "curation.methods.filter:Filter",
     "join": "curation.methods.join:Join",
     "rename": "curation.methods.rename:Rename",

@@ -132,7 +132,7 @@ class LookupStage(ArtifactStage[P]):
     """
 
     alters = True
-    steps = ("partition", "keys")
+    steps: tuple[str, ...] = ("partition", "keys")
     once = False
 
     def __init__(self, name: str, params: P, seed: int) -> None:

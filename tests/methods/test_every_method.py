@@ -20,6 +20,7 @@ HEADINGS = ["What", "Formula", "Inputs / outputs", "Cost", "Use when", "Do not u
 EXAMPLES: dict[str, dict[str, Any]] = {
     "concat": {},
     "derive": {"columns": {"a": "b"}},
+    "erase": {"keys": "a", "on": "b"},
     "filter": {"where": "a > 1"},
     "join": {"right": "a", "on": "b"},
     "rename": {"columns": {"a": "b"}},
