@@ -134,6 +134,10 @@ class Stage(ABC, Generic[P]):
     def apply(self, table: pa.Table, state: State) -> Outcome:
         """Work on one chunk."""
 
+    def carries(self, column: str, port: str) -> str | None:
+        """Name under which a column that flows in goes out of a port with the same values; None if it does not."""
+        return column
+
     # The general form: several tables flow in, or several kinds of rows go out.
 
     def bind_all(self, coming: Coming) -> Mapping[str, pa.Schema]:
