@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -14,14 +14,18 @@ from curation.flow.evaluate import path_bits
 from curation.flow.gates import GateSpec
 from curation.flow.graph import Graph, Lineage, Source, Step
 from curation.flow.output import Target
+from curation.flow.sorting import OrderLostError, order_at, unused_sorts
 from curation.io.chunks import Chunk, cut
 from curation.io.files import FileRef, InputError, find_files
 from curation.io.formats import Layout, UnreadableError, open_file
 from curation.keys import content_key, in_given_order
-from curation.recipe.model import Gate, InputSpec, OutputSpec, Recipe
+from curation.methods.sort import sort_column
+from curation.ordering import By
+from curation.recipe.model import ORDERS, Gate, InputSpec, OutputSpec, Recipe
 from curation.stages import make_stage
 from curation.stages.base import BindError, Coming
 from curation.stages.columns import missing
+from curation.stages.sort import unsortable
 from curation.types import OWN_COLUMNS, ROW_ID, in_order, with_own
 from curation.versions import versions
 
@@ -233,7 +237,9 @@ class _Binder:
 
     # outputs
 
-    def target(self, output: OutputSpec, schema: pa.Schema) -> tuple[Target, tuple[GateSpec, ...]]:
+    def target(
+        self, output: OutputSpec, schema: pa.Schema, steps: Sequence[Step]
+    ) -> tuple[Target, tuple[GateSpec, ...]]:
         if "://" in output.path:
             path = self.recipe.output_path(output.name, "path")
             self.add(path, f"{output.path}: URLs cannot be written yet", "write to a folder, then copy it")
@@ -254,6 +260,7 @@ class _Binder:
             self._group(output, schema, group)
         if output.format == "parquet":
             self._parquet(output, schema)
+        sort = self._sort(output, schema, steps)
         seed = self.recipe.seed if output.feed is None or output.feed.seed is None else output.feed.seed
         target = Target(
             name=output.name,
@@ -262,12 +269,35 @@ class _Binder:
             format=output.format,
             compression=output.compression,
             shard_rows=output.shard_rows,
-            order=output.order,
+            order="sorted" if sort else output.order,
             group=group,
             seed=seed,
             gates=tuple(gates),
+            sort=sort,
         )
         return target, tuple(gates)
+
+    def _sort(self, output: OutputSpec, schema: pa.Schema, steps: Sequence[Step]) -> By:
+        """Columns that an output is sorted by: its own, else those of the stage ``sort`` that it reads from."""
+        path = self.recipe.output_path(output.name, "order")
+        if output.order not in ORDERS:
+            column, descending = sort_column(output.order)
+            fault = missing(schema, column, path) or unsortable(schema.field(column), path)
+            if fault:
+                self.add(path, fault.message, fault.hint)
+            return ((column, descending),)
+        try:
+            found = order_at(steps, output.source)
+        except OrderLostError as error:
+            at = ("stages", self.recipe.stage(error.sort).index)
+            self.add(at, f"output '{output.name}': {error}", "put `sort` last, behind that stage")
+            return ()
+        if found and output.feed is not None:
+            text = "a feed visits rows in an order of its own, but the output reads from a stage `sort`"
+            self.add(self.recipe.output_path(output.name, "feed"), text, "leave one of them out")
+        elif found and output.order == "shuffled":
+            self.add(path, "got shuffled, but the output reads from a stage `sort`", "leave one of them out")
+        return found
 
     def _group(self, output: OutputSpec, schema: pa.Schema, group: str) -> None:
         path = self.recipe.output_path(output.name, "feed", "groups")
@@ -384,7 +414,10 @@ def bind(
     targets, gates = {}, {}
     for output in recipe.outputs:
         if output.source in schemas:
-            targets[output.name], gates[output.name] = binder.target(output, schemas[output.source])
+            targets[output.name], gates[output.name] = binder.target(output, schemas[output.source], steps)
+    for name in unused_sorts(steps, [output.source for output in recipe.outputs]):
+        index = recipe.stage(name).index
+        binder.add(("stages", index), "no output reads from it, and only outputs have an order", "leave it out")
     if binder.problems:
         raise RecipeError(sorted(binder.problems, key=lambda problem: (problem.line, problem.path)))
     stamps = versions()

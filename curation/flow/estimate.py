@@ -52,11 +52,10 @@ def estimate(bound: Bound) -> list[Line]:
         mend = f"set {option}.shard_rows <= {_fit_rows(shard, target.shard_rows)}"
         shards = -(-rows // target.shard_rows)
         if target.order != "input":
-            runs = memory + 3 * min(size, max(RUN_BYTES, memory // 4))
+            more = 2 if target.sort else 0
+            runs = memory + (3 + more) * min(size, max(RUN_BYTES, memory // 4))
             lines.append(Line(f"{name}: scatter", rows, jobs, runs, size, smaller))
-            lines.append(
-                Line(f"{name}: shards", rows, -(-rows // target.shard_rows), 4 * shard + (64 << 20), size, mend)
-            )
+            lines.append(Line(f"{name}: shards", rows, shards, (4 + more) * shard + (64 << 20), size, mend))
         else:
             lines.append(Line(f"{name}: shards", rows, shards, memory + 3 * shard, size, mend))
     return lines

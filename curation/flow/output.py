@@ -1,4 +1,4 @@
-"""From rows to shards: in the order of the input, or group by group in an order that a hash of the row id gives."""
+"""From rows to shards: in the order of the input, by columns, or by group and a hash of the row id."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from curation.engine.store import Mark, Store
 from curation.flow.evaluate import Made, View, evaluate
 from curation.flow.gates import GateSpec, measure
 from curation.flow.jobs import chunk_memory
+from curation.flow.sorting import Cuts, Keys
 from curation.hashing import HASH_VERSION, fingerprint, row_hashes
 from curation.io.chunks import Chunk
 from curation.keys import content_key
+from curation.ordering import By, order_keys
 from curation.rng import random_bits, stream_key
 from curation.tables import take
 from curation.types import CarriesSchemas, Ids, conform, copies_of, ids_of, schema_key
@@ -47,6 +49,7 @@ class Target(CarriesSchemas):
     group: str | None
     seed: int
     gates: tuple[GateSpec, ...]
+    sort: By = ()
 
     @cached_property
     def key(self) -> str:
@@ -56,6 +59,7 @@ class Target(CarriesSchemas):
             schema_key(self.schema),
             [self.format, self.compression, self.order, self.group, self.seed, HASH_VERSION],
             [gate.key for gate in self.gates],
+            *([self.sort] if self.sort else []),
         )
 
 
@@ -73,7 +77,8 @@ class ScatterJob:
         ref, target = self.target.ref, self.target
         chunks = [chunk.key for chunk in self.chunks]
         schema = schema_key(target.schema)
-        return content_key("scatter", self.view.key(ref), schema, target.group, target.seed, chunks)
+        how = target.sort or [target.group, target.seed]
+        return content_key("scatter", self.view.key(ref), schema, how, chunks)
 
     @property
     def rows(self) -> int:
@@ -87,8 +92,8 @@ class ScatterJob:
 
     @property
     def memory(self) -> int:
-        """Peak memory: one chunk on its way, all of them, and their sorted copy."""
-        return max(map(chunk_memory, self.chunks)) + 3 * self.cost
+        """Peak memory: one chunk on its way, all of them, and their sorted copy; sort keys are as large at most."""
+        return max(map(chunk_memory, self.chunks)) + (5 if self.target.sort else 3) * self.cost
 
     def describe(self) -> str:
         """Place of the chunks."""
@@ -101,6 +106,11 @@ class ScatterJob:
         if not found:
             return {"groups": []}
         table = pa.concat_tables(found)
+        if self.target.sort:
+            keys = order_keys(table, self.target.sort)
+            ordered = table.append_column(ORDER, keys)
+            run = take(ordered, pc.sort_indices(keys).to_numpy())
+            return {"groups": [[None, 0, table.num_rows]]} | store.write_table(self.key, run)
         key = stream_key(self.target.seed, "output", "order")
         order = random_bits(key, ids_of(table), stream=copies_of(table))
         index, groups = sort_run(table, order, self.target.group)
@@ -252,6 +262,19 @@ def _kth_smallest(parts: list[Ids], rank: int) -> np.uint64:
     return np.uint64(inside[rank - below - 1])
 
 
+def cut_sorted(store: Store, keys: Sequence[str], shard_rows: int) -> list[list[Slice]]:
+    """Cut sorted runs into shards of exactly ``shard_rows`` rows (the last has the rest)."""
+    runs = [Keys(store.table(key).column(ORDER)) for key in keys]
+    cuts, total = Cuts(runs), sum(map(len, runs))
+    edges = [np.zeros(len(runs), np.int64), *(cuts.at(rank) for rank in range(shard_rows, total, shard_rows))]
+    edges.append(np.array([len(run) for run in runs], np.int64))
+    return [
+        [Slice(key, int(a), int(b)) for key, a, b in zip(keys, low, high, strict=True) if b > a]
+        for low, high in pairwise(edges)
+        if (high > low).any()
+    ]
+
+
 @dataclass(frozen=True)
 class _Shard:
     """What both kinds of shard job share."""
@@ -306,8 +329,8 @@ class GatherJob(_Shard):
 
     @property
     def memory(self) -> int:
-        """Peak memory: the slices, the sorted rows, and what is written."""
-        return 4 * self.cost + (64 << 20)
+        """Peak memory: the slices, the sorted rows, and what is written; sort keys are as large at most."""
+        return (6 if self.target.sort else 4) * self.cost + (64 << 20)
 
     def run(self, store: Store) -> Mark:
         """Merge the slices by group and order key."""
@@ -317,7 +340,10 @@ class GatherJob(_Shard):
             rows = store.table(each.key).slice(each.start, each.stop - each.start)
             parts.append(take(rows, np.arange(rows.num_rows)))
         table = pa.concat_tables(parts)
-        index, _ = sort_run(table, table.column(ORDER).to_numpy(), self.target.group)
+        if self.target.sort:
+            index = pc.sort_indices(table.column(ORDER)).to_numpy()
+        else:
+            index, _ = sort_run(table, table.column(ORDER).to_numpy(), self.target.group)
         return self._write(store, take(table, index))
 
 

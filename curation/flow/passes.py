@@ -27,7 +27,7 @@ from curation.flow.jobs import (
     StepJob,
     read_keys,
 )
-from curation.flow.output import GatherJob, ScatterJob, StreamJob, Target, cut_chunks, cut_runs, neighbours
+from curation.flow.output import GatherJob, ScatterJob, StreamJob, Target, cut_chunks, cut_runs, cut_sorted, neighbours
 from curation.io.chunks import Chunk, Skip
 from curation.keys import content_key
 from curation.stages.base import PROBE, ArtifactStage, FitStage, State, Tables
@@ -305,7 +305,11 @@ class Passes:
             scatter = [ScatterJob(view, group, target) for group in neighbours([chunk for chunk, _ in chunks])]
             marks = self._runner.run(f"{target.name}: scatter", scatter)
             runs = [(job.key, mark["groups"]) for job, mark in zip(scatter, marks, strict=True) if mark["groups"]]
-            slices, groups = cut_runs(self._runner.store, runs, target.shard_rows)
+            if target.sort:
+                slices = cut_sorted(self._runner.store, [key for key, _ in runs], target.shard_rows)
+                groups = [(None, total)]
+            else:
+                slices, groups = cut_runs(self._runner.store, runs, target.shard_rows)
             jobs = [GatherJob(target, i, tuple(cut), row_bytes) for i, cut in enumerate(slices)]
         if not jobs:  # an output without rows still has one shard, which carries its schema
             jobs = [StreamJob(target, 0, (), row_bytes, view, {})]

@@ -18,6 +18,7 @@ STAGES: dict[str, str] = {
     "sample": "curation.methods.sample:Sample",
     "select": "curation.methods.select:Select",
     "smote": "curation.methods.smote:Smote",
+    "sort": "curation.methods.sort:Sort",
     "split": "curation.methods.split:Split",
 }
 """Methods of ``stages:`` (``use: NAME``)."""

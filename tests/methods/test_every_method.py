@@ -27,6 +27,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "sample": {"n": 1},
     "select": {"drop": ["a"]},
     "smote": {"label": "a", "features": ["b"]},
+    "sort": {"by": ["a", "-b"]},
     "split": {"shares": {"a": 1.0}},
     "cooldown": {},
     "rs2": {"fraction": 0.5},

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curation.errors import RecipeError
+from curation.methods import STAGES
 from curation.recipe.load import load_recipe
 from curation.recipe.model import Recipe
 
@@ -118,8 +119,7 @@ BAD = {
             "recipe.yaml:6: stages[0].use: unknown method, got 'filtre'\n  hint: did you mean 'filter'?",
             "recipe.yaml:7: stages[1].use: unknown method, got 'rs2'\n  hint: 'rs2' is an option of `feed`",
             "recipe.yaml:8: stages[2]: expected a mapping of options, got 3\n  hint: use: METHOD",
-            "recipe.yaml:9: stages[3].use: field required"
-            "\n  hint: methods: derive, filter, rename, sample, select, smote, split",
+            f"recipe.yaml:9: stages[3].use: field required\n  hint: methods: {', '.join(sorted(STAGES))}",
         ],
     ),
     "names": (
