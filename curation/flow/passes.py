@@ -220,8 +220,8 @@ class Passes:
             return
         ref = step.learns_from
         view = self._view({ref: stage.extract_columns()})
-        jobs = [ExtractJob(view, c, stage, step.use, ref, key) for c in self._reaching(ref)]
-        marks = self._runner.run(f"{step.name}: extract", jobs)
+        jobs = [ExtractJob(view, c, stage, step.use, ref, key) for c in self._reaching(ref) if stage.extracts]
+        marks = self._runner.run(f"{step.name}: extract", jobs) if stage.extracts else []
         tables: dict[str, tuple[tuple[int, str], ...]] = {
             "extract": tuple((i, j.key) for i, (j, m) in enumerate(zip(jobs, marks, strict=True)) if m["rows"])
         }

@@ -13,6 +13,7 @@ STAGES: dict[str, str] = {
     "derive": "curation.methods.derive:Derive",
     "erase": "curation.methods.erase:Erase",
     "filter": "curation.methods.filter:Filter",
+    "group_stats": "curation.methods.group_stats:GroupStats",
     "join": "curation.methods.join:Join",
     "rename": "curation.methods.rename:Rename",
     "sample": "curation.methods.sample:Sample",

@@ -206,6 +206,8 @@ class ArtifactStage(FitStage[P]):
     ``pieces`` and made by ``create``; and, where ``alters`` is true, other or fewer rows, when ``flow`` gets the tables
     for every chunk that passes.
 
+    A stage whose new rows are made of the state alone sets ``extracts`` to false: no chunk is gone over again.
+
     With ``side`` the fit and the extract go over the table that this option names, not over what flows in; its rows
     end here, for the reason ``side_reason``.
 
@@ -218,6 +220,7 @@ class ArtifactStage(FitStage[P]):
     alters: ClassVar[bool] = False
     side: ClassVar[str] = ""
     side_reason: ClassVar[str] = "looked up"
+    extracts: ClassVar[bool] = True
 
     @abstractmethod
     def extract_columns(self) -> frozenset[str]:

@@ -87,7 +87,7 @@ NOTHING = Lookup((), (), pa.schema([]), pa.schema([]))
 
 def common_key(left: pa.Field, right: pa.Field, path: tuple[str | int, ...]) -> pa.Field | Fault:
     """Type as which two key columns are compared, or why they cannot be."""
-    kinds = [_plain(field.type) for field in (left, right)]
+    kinds = [plain_kind(field.type) for field in (left, right)]
     for field, kind in zip((left, right), kinds, strict=True):
         if not any(test(kind) for test in _KEYS):
             hint = "derive one: `cast(round(x * 100) as bigint)`" if pt.is_floating(kind) else "use a plain column"
@@ -99,9 +99,10 @@ def common_key(left: pa.Field, right: pa.Field, path: tuple[str | int, ...]) -> 
     return found
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def plain_kind(kind: pa.DataType) -> pa.DataType:
+    """Type of the values behind dictionaries, run ends and views."""
     if pt.is_dictionary(kind) or pt.is_run_end_encoded(kind):
-        return _plain(kind.value_type)
+        return plain_kind(kind.value_type)
     if pt.is_string_view(kind):
         return pa.large_string()
     return pa.large_binary() if pt.is_binary_view(kind) else kind

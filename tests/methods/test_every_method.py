@@ -22,6 +22,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "derive": {"columns": {"a": "b"}},
     "erase": {"keys": "a", "on": "b"},
     "filter": {"where": "a > 1"},
+    "group_stats": {},
     "join": {"right": "a", "on": "b"},
     "rename": {"columns": {"a": "b"}},
     "sample": {"n": 1},
