@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -133,6 +133,7 @@ class LookupStage(ArtifactStage[P]):
     """
 
     alters = True
+    beside: ClassVar[int] = 64 << 20  # one mapped partition
     steps: tuple[str, ...] = ("partition", "keys")
     once = False
 
