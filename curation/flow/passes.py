@@ -10,21 +10,24 @@ from typing import Any
 import numpy as np
 
 from curation.engine.runner import Runner
-from curation.engine.store import Mark, decode, encode
+from curation.engine.store import LARGE_STATE, Mark, decode, encode, load_part
 from curation.errors import BuildError
 from curation.flow.bind import Bound
 from curation.flow.evaluate import Made, View
 from curation.flow.graph import Graph, Step
 from curation.flow.jobs import (
+    MERGE_PARTS,
     CensusJob,
     ExtractJob,
     FitJob,
     InspectJob,
     KeysJob,
     LedgerJob,
+    MergeJob,
     ProbeJob,
     RepeatsJob,
     StepJob,
+    merge_tree,
     read_keys,
 )
 from curation.flow.output import GatherJob, ScatterJob, StreamJob, Target, cut_chunks, cut_runs, cut_sorted, neighbours
@@ -199,16 +202,30 @@ class Passes:
             number += 1
             jobs = [FitJob(view, c, stage, step.use, step.learns_from, key, number) for c in chunks]
             marks = self._runner.run(f"{step.name}: fit, round {number}", jobs)
-            parts = [decode(mark["state"]) for mark in marks if mark["state"] is not None]
-            if not parts:  # no rows at all: the stage still says whether it can do what it is asked
-                parts = [stage.partial(self._graph.schemas[step.learns_from].empty_table(), state)]
-            state, done = stage.advance(state, _tree(stage, parts))
+            found = [(job.key, mark) for job, mark in zip(jobs, marks, strict=True) if mark["state"] is not None]
+            state, done = stage.advance(state, self._merged(step, stage, found, number, state))
             key = content_key("state", step.stage.key(step.use), encode(state))
             self._runner.used.add(key)
             if self._runner.store.mark(key) is None:
                 self._runner.store.finish(key, {"state": encode(state)})
         if key is not None:
             self.progress.states[step.name] = key
+
+    def _merged(
+        self, step: Step, stage: FitStage[Any], found: list[tuple[str, Mark]], number: int, state: State
+    ) -> State:
+        """Merge partial states in one fixed tree; its lower parts are jobs where there are many."""
+        if not found:  # no rows at all: the stage still says whether it can do what it is asked
+            return stage.partial(self._graph.schemas[step.learns_from].empty_table(), state)
+        while len(found) > MERGE_PARTS:
+            blocks = [found[i : i + MERGE_PARTS] for i in range(0, len(found), MERGE_PARTS)]
+            jobs = [
+                MergeJob(stage, step.use, tuple(key for key, _ in block), sum(_state_bytes(mark) for _, mark in block))
+                for block in blocks
+            ]
+            marks = self._runner.run(f"{step.name}: merge, round {number}", jobs)
+            found = [(job.key, mark) for job, mark in zip(jobs, marks, strict=True)]
+        return merge_tree(stage, [load_part(self._runner.store, key) for key, _ in found])
 
     def _artifact(self, step: Step, stage: ArtifactStage[Any]) -> None:
         key = self.progress.states.get(step.name)
@@ -317,9 +334,6 @@ class Passes:
         return OutputResult([ShardResult(job.key, mark) for job, mark in zip(jobs, done, strict=True)], groups)
 
 
-def _tree(stage: FitStage[Any], parts: list[State]) -> State:
-    """Merge neighbours pairwise until one is left: a tree that depends on the number of chunks alone."""
-    while len(parts) > 1:
-        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
-        parts = [stage.merge(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
-    return parts[0]
+def _state_bytes(mark: Mark) -> int:
+    """Size of a partial state as text."""
+    return int(mark["data"]["bytes"]) if "data" in mark else LARGE_STATE
