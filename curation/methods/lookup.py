@@ -51,7 +51,11 @@ def partition_starts(parts: int) -> Hashes:
     """
     if parts < 1:
         raise ValueError(f"parts: expected >= 1, got {parts}; use 1 to keep all in one")
-    return np.array([-((-part << 64) // parts) for part in range(parts)], np.uint64)
+    return np.array([_start(part, parts) for part in range(parts)], np.uint64)
+
+
+def _start(part: int, parts: int) -> int:
+    return -((-part << 64) // parts)
 
 
 def partition_slice(hashes: Hashes, part: int, parts: int) -> slice:
@@ -69,9 +73,9 @@ def partition_slice(hashes: Hashes, part: int, parts: int) -> slice:
     slice
         Positions, perhaps none.
     """
-    starts = partition_starts(parts)
-    first = int(np.searchsorted(hashes, starts[part]))
-    return slice(first, len(hashes) if part == parts - 1 else int(np.searchsorted(hashes, starts[part + 1])))
+    first = int(np.searchsorted(hashes, np.uint64(_start(part, parts))))
+    last = part == parts - 1
+    return slice(first, len(hashes) if last else int(np.searchsorted(hashes, np.uint64(_start(part + 1, parts)))))
 
 
 def partition_of(hashes: Hashes, parts: int) -> NDArray[np.int64]:

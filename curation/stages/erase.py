@@ -91,19 +91,28 @@ class EraseStage(LookupStage[Erase]):
 
     def jobs(self, step: str, state: State) -> list[Mapping[str, Any]]:
         """As for every lookup, and one job that counts what was found."""
-        return [{"bytes": -(-state["bytes"] // state["parts"])}] if step == "found" else super().jobs(step, state)
+        if step != "found":
+            return super().jobs(step, state)
+        return [{"bytes": -(-state["bytes"] // state["parts"]), "listed": state["rows"]}]
+
+    def memory(self, step: str, detail: Mapping[str, Any]) -> int:
+        """As for every lookup; what was found is one byte an entry of the list."""
+        return super().memory(step, detail) + int(detail.get("listed", 0))
 
     def run(self, step: str, detail: Mapping[str, Any], tables: Tables) -> tuple[pa.Table, Mark]:
         """As for every lookup, or count what was found."""
         return self._found(tables) if step == "found" else super().run(step, detail, tables)
 
     def _found(self, tables: Tables) -> tuple[pa.Table, Mark]:
+        sides = tables.all("partition")
+        offsets = np.concatenate([[0], np.cumsum([side.num_rows for side in sides])])
+        hit = np.zeros(offsets[-1], bool)
+        for probe in tables.all(PROBE):
+            hit[offsets[probe.column("part").to_numpy()] + probe.column("place").to_numpy()] = True
         counts, examples = np.zeros(2, np.int64), list[int]()
-        for part, side in enumerate(tables.all("partition")):
-            first, hit = _firsts(side), np.zeros(side.num_rows, bool)
-            for probe in tables.all(PROBE):
-                hit[probe.column("place").to_numpy()[probe.column("part").to_numpy() == part]] = True
-            lacking = first & ~hit
+        for side, low, high in zip(sides, offsets, offsets[1:], strict=False):
+            first = _firsts(side)
+            lacking = first & ~hit[low:high]
             counts += [int(first.sum()), int(lacking.sum())]
             examples += ids_of(side)[lacking][: SHOWN - len(examples)].tolist()
         keys, lacking_keys = counts.tolist()

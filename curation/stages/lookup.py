@@ -46,6 +46,7 @@ ABOUT = b"lookup"
 """Key of the metadata in which a partition says what it holds."""
 
 _KEYS = (
+    pt.is_null,
     pt.is_integer,
     pt.is_boolean,
     pt.is_string,

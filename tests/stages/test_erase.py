@@ -11,7 +11,7 @@ from curation.errors import BuildError
 from curation.methods.erase import Erase
 from curation.stages import lookup as module
 from curation.stages import make_stage
-from curation.stages.base import BindError, Coming
+from curation.stages.base import ArtifactStage, BindError, Coming
 from tests.flow.helpers import people, read, run
 from tests.stages.tables import lay_out, made, notes_of, opened, recipe_of, same_by_all, stage_account
 
@@ -89,6 +89,19 @@ def test_erase__if_asked_is_content_when_every_key_was_found(tmp_path):
 def test_erase__takes_tables_of_few_rows(tmp_path, rows, gone):
     found = erased(tmp_path, ROWS.slice(0, rows), LIST.slice(0, gone))
     assert found.num_rows == (rows if not gone else 0)
+
+
+def test_erase__takes_a_list_without_any_key(tmp_path):
+    nothing = pa.table({"user": pa.nulls(3)})
+    assert erased(tmp_path, gone=nothing).num_rows == 5
+    assert notes_of(tmp_path, "erase")["keys"][0]["null_keys"] == 3
+
+
+def test_erase__states_memory_of_the_account():
+    stage = make_stage("erase", "here", Erase(keys="gone", on="user"), 0)
+    assert isinstance(stage, ArtifactStage)
+    (job,) = stage.jobs("found", {"rows": 1000, "nulls": 0, "bytes": 100, "parts": 2})
+    assert stage.memory("found", job) == (64 << 20) + 3 * 50 + 1000
 
 
 def test_erase__an_appended_file_reworks_only_its_own_rows(tmp_path):

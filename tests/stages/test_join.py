@@ -16,6 +16,8 @@ from curation.methods.join import Join
 from curation.stages import lookup as module
 from curation.stages import make_stage
 from curation.stages.base import BindError, Coming
+from curation.stages.lookup import decoded_bytes
+from tests.flow.helpers import read, run
 from tests.stages.tables import made, notes_of, opened, recipe_of, same_by_all, stage_account
 
 LEFT = pa.table({"id": [1, 2, 3, 4, None], "word": ["a", "b", "c", "d", "e"]})
@@ -167,6 +169,41 @@ def test_join__carries_columns_of_any_type_over(tmp_path):
     found = joined(tmp_path, LEFT, right, how="left")
     assert found.column("nested").to_pylist() == [None, [], [{"a": 1}], None, None]
     assert found.column("coded").to_pylist() == ["y", "x", "x", None, None]
+
+
+CARRIED: dict[str, pa.Array] = {
+    "view": pa.array(["a", None, "a text that is rather long"], pa.string_view()),
+    "map": pa.array([[("a", 1)], None, []], pa.map_(pa.string(), pa.int8())),
+    "run ends": pa.compute.run_end_encode(pa.array(["x", "x", None])),
+    "list": pa.array([[1], None, [2, None]], pa.large_list(pa.int16())),
+    "fixed": pa.array([[1, 2], None, [3, 4]], pa.list_(pa.float16(), 2)),
+    "decimal": pa.array([Decimal("1.5"), None, Decimal("2.5")], pa.decimal256(50, 2)),
+    "null": pa.nulls(3),
+    "bool": pa.array([True, None, False]),
+    "struct": pa.array([{"a": [1]}, None, {"a": None}], pa.struct([("a", pa.list_(pa.int8()))])),
+}
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_join__carries_values_of_every_type(tmp_path, name):
+    right = pa.table({"id": [3, 1, 2], "value": CARRIED[name]})
+    for side, table in (("left", LEFT), ("right", right)):
+        (tmp_path / f"data/{side}").mkdir(parents=True)
+        with pa.ipc.new_file(tmp_path / f"data/{side}/0.arrow", table.schema) as writer:
+            writer.write_table(table)
+    stages = [{"use": "join", "from": "left", "right": "right", "on": "id", "how": "left"}]
+    run(tmp_path, recipe_of({"left": {}, "right": {}}, stages))
+    values = CARRIED[name].to_pylist()
+    found = read(tmp_path / "out").column("value")
+    assert found.to_pylist() == [values[1], values[2], values[0], None, None]
+    assert found.type == CARRIED[name].type
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_decoded_bytes__do_not_depend_on_the_layout(name):
+    whole = CARRIED[name]
+    parts = pa.chunked_array([whole.slice(0, 1), whole.slice(1)])
+    assert decoded_bytes(parts) == decoded_bytes(whole) > 0
 
 
 def test_join__joins_a_table_with_a_part_of_itself(tmp_path):
