@@ -31,6 +31,9 @@ from curation.types import CarriesSchemas, Ids, conform, copies_of, ids_of, sche
 ORDER = "__order"
 """Sort key of a row in a run; never leaves the work directory."""
 
+KEY_BYTES = 160
+"""What the parts of a sort key, their copies, its end and positions take for a row while rows are sorted."""
+
 RUN_BYTES = 64 << 20
 """Decoded size of a run. Tasks may be larger; runs are part of no promise, since ties of the order go by row id."""
 
@@ -92,8 +95,9 @@ class ScatterJob:
 
     @property
     def memory(self) -> int:
-        """Peak memory: one chunk on its way, all of them, and their sorted copy; sort keys are as large at most."""
-        return max(map(chunk_memory, self.chunks)) + (5 if self.target.sort else 3) * self.cost
+        """Peak memory: one chunk on its way, all of them, and their sorted copy, with sort keys if there are some."""
+        keys = 2 * self.cost + KEY_BYTES * self.rows if self.target.sort else 0
+        return max(map(chunk_memory, self.chunks)) + 3 * self.cost + keys
 
     def describe(self) -> str:
         """Place of the chunks."""
@@ -329,8 +333,9 @@ class GatherJob(_Shard):
 
     @property
     def memory(self) -> int:
-        """Peak memory: the slices, the sorted rows, and what is written; sort keys are as large at most."""
-        return (6 if self.target.sort else 4) * self.cost + (64 << 20)
+        """Peak memory: the slices, the sorted rows, and what is written, with sort keys if there are some."""
+        keys = 2 * self.cost + KEY_BYTES * self.rows if self.target.sort else 0
+        return 4 * self.cost + keys + (64 << 20)
 
     def run(self, store: Store) -> Mark:
         """Merge the slices by group and order key."""

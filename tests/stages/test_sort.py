@@ -11,8 +11,11 @@ import pytest
 
 from curation.errors import RecipeError
 from curation.flow import sorting
+from curation.flow.bind import bind
+from curation.flow.estimate import estimate
 from curation.io.manifest import read_manifest
 from curation.methods.sort import Sort
+from curation.recipe.load import load_recipe
 from curation.stages.base import BindError
 from tests.flow.helpers import people, read, run
 from tests.stages.hands import stage_of
@@ -157,6 +160,16 @@ def test_sort__refuses_columns_without_order(by, text):
 
 def test_sort__reads_nothing_beyond_what_is_wanted():
     assert stage_of("sort", Sort(by=["lang"]), people(1).schema).needs(frozenset(["id"])) == {"id"}
+
+
+def test_sort__states_more_memory_for_keys_than_a_shuffle_takes(tmp_path):
+    lay_out(tmp_path, {"rows": people(50)})
+    needs = []
+    for order in ("shuffled", "lang"):
+        path = tmp_path / f"{order}.yaml"
+        path.write_text(recipe_of({"rows": {}}, [], order=order))
+        needs.append({line.phase: line.memory for line in estimate(bind(load_recipe(path)))})
+    assert all(needs[1][phase] > needs[0][phase] for phase in ("output: scatter", "output: shards"))
 
 
 def test_sort__leaves_the_same_bytes_by_every_executor(tmp_path, small):
