@@ -260,7 +260,12 @@ class LookupStage(ArtifactStage[P]):
         """Key columns k0, k1, ... in the types in which they are compared, and which rows have no NULL there."""
         kinds = self._lookup.kinds
         columns = [table.column(name) for name in names]
-        keys = fit(pa.table(columns, names=kinds.names), kinds)
+        try:
+            keys = fit(pa.table(columns, names=kinds.names), kinds)
+        except WidenError as error:  # such as a time that the finer unit of the other side cannot hold
+            name = names[kinds.names.index(error.column)]
+            text = str(error).partition(": ")[2]
+            raise BuildError(f"stage '{self.name}', column '{name}': {text}; derive a key of one type") from error
         known = np.ones(table.num_rows, bool)
         for column in keys.columns:
             if column.null_count:
@@ -282,10 +287,7 @@ class LookupStage(ArtifactStage[P]):
         tuple
             Number of the partition, positions in ``table``, positions in the partition, and the partition, mapped.
         """
-        try:
-            keys, known = self._keys(table, self._lookup.left)
-        except WidenError as error:
-            raise BuildError(f"stage '{self.name}': {error}") from error
+        keys, known = self._keys(table, self._lookup.left)
         rows, keys = np.flatnonzero(known), keep(keys, known)
         if not len(rows):
             return

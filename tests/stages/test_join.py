@@ -163,6 +163,20 @@ def test_join__compares_keys_of_many_types(tmp_path, many_partitions, name):
     assert rows(joined(tmp_path, left, right), "n", "m") == [(0, 0), (1, 1)]
 
 
+@pytest.mark.parametrize("far", ["left", "right"])
+def test_join__names_a_key_that_the_common_type_cannot_hold(tmp_path, far):
+    whole = {"left": [2**40], "right": [2**40]}
+    units = {"left": "ns", "right": "ns"} | {far: "s"}
+    left, right = (pa.table({"id": pa.array(whole[side], pa.timestamp(units[side]))}) for side in ("left", "right"))
+    stages = [{"use": "join", "from": "left", "right": "right", "on": "id"}]
+    for side, table in (("left", left), ("right", right)):
+        (tmp_path / f"data/{side}").mkdir(parents=True)
+        with pa.ipc.new_file(tmp_path / f"data/{side}/0.arrow", table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(BuildError, match=r"stage 'join', column 'id': expected values that timestamp\[ns\] holds"):
+        run(tmp_path, recipe_of({"left": {}, "right": {}}, stages))
+
+
 def test_join__carries_columns_of_any_type_over(tmp_path):
     nested = pa.array([[{"a": 1}], None, []], pa.list_(pa.struct([("a", pa.int8())])))
     right = pa.table({"id": [3, 1, 2], "nested": nested, "coded": pa.array(["x", "y", "x"]).dictionary_encode()})
