@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from curation.engine.store import Mark, Store, encode, load_state
+from curation.engine.store import Mark, Store, keep_part, load_part, load_state
 from curation.errors import BuildError
 from curation.flow.evaluate import Evaluation, Flow, Made, View, decoded, evaluate
 from curation.flow.graph import Source
@@ -201,7 +201,53 @@ class FitJob(_OnChunk):
         if table is None or table.num_rows == 0:
             return {"state": None}
         state = None if self.state is None else load_state(store, self.state)
-        return {"state": encode(self.stage.partial(table, state))}
+        return keep_part(store, self.key, self.stage.partial(table, state))
+
+
+MERGE_PARTS = 32
+"""Partial states that one job merges: a power of two, so that its tree is a part of the whole tree."""
+
+
+def merge_tree(stage: FitStage[Any], parts: list[Any]) -> Any:
+    """Merge neighbours pairwise until one is left: a tree that depends on the number of parts alone."""
+    while len(parts) > 1:
+        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+        parts = [stage.merge(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
+    return parts[0]
+
+
+@dataclass(frozen=True)
+class MergeJob:
+    """Partial states of neighbouring stretches, merged: a lower part of the tree."""
+
+    stage: FitStage[Any]
+    use: str
+    parts: tuple[str, ...]
+    bytes: int
+    rows: int = 0
+
+    @cached_property
+    def key(self) -> str:
+        """Content key."""
+        return content_key("merge", self.stage.key(self.use), self.parts)
+
+    @property
+    def cost(self) -> int:
+        """Bytes of the states."""
+        return max(1, self.bytes)
+
+    @property
+    def memory(self) -> int:
+        """Peak memory: the states as text, as arrays, and what comes of them."""
+        return BASE_BYTES + 3 * self.bytes
+
+    def describe(self) -> str:
+        """Name the stage."""
+        return f"stage '{self.stage.name}', {len(self.parts)} partial states"
+
+    def run(self, store: Store) -> Mark:
+        """Merge in the tree's order."""
+        return keep_part(store, self.key, merge_tree(self.stage, [load_part(store, key) for key in self.parts]))
 
 
 @dataclass(frozen=True)
@@ -224,6 +270,31 @@ class ExtractJob(_OnChunk):
         if table is None:
             return {"rows": 0}
         found = self.stage.extract(table, load_state(store, self.state))
+        return {"rows": found.num_rows} | (store.write_table(self.key, found) if found.num_rows else {})
+
+
+@dataclass(frozen=True)
+class ProbeJob(_OnChunk):
+    """What an artifact stage saves of one chunk that flows in, once it has tables."""
+
+    stage: ArtifactStage[Any]
+    use: str
+    ref: str
+    state: str
+    base_key: str
+    tables: Tables
+
+    @cached_property
+    def key(self) -> str:
+        """Content key."""
+        return content_key("probe", self.view.key(self.ref), self.base_key, self.chunk.key)
+
+    def run(self, store: Store) -> Mark:
+        """Evaluate up to the stage and let it look."""
+        table = evaluate(self.view, store, self.chunk).tables.get(self.ref)
+        if table is None or not table.num_rows:
+            return {"rows": 0}
+        found = self.stage.probe(table, load_state(store, self.state), self.tables)
         return {"rows": found.num_rows} | (store.write_table(self.key, found) if found.num_rows else {})
 
 
