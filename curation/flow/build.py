@@ -41,7 +41,7 @@ from curation.hashing import combine
 from curation.io import commits
 from curation.io.atomic import explained, flush, link_or_copy, write_json
 from curation.io.chunks import Chunk
-from curation.io.files import FileRef
+from curation.io.files import first_changed
 from curation.io.location import Location, RemotePath, location_of
 from curation.io.manifest import (
     FORMAT,
@@ -54,7 +54,6 @@ from curation.io.manifest import (
     schema_text,
 )
 from curation.io.remote import RemoteError
-from curation.io.spread import spread
 from curation.recipe.model import FeedSpec, OutputSpec, Recipe
 from curation.report.page import write_report
 
@@ -170,8 +169,9 @@ def build(recipe: Recipe, options: BuildOptions | None = None, events: Events | 
         try:
             bound = _read(bound, runner, options)
             manifests = _Build(bound, runner, outputs, anew=options.force).run(started)
-        except RemoteError as error:
-            if error.failure in ("changed", "missing"):
+        except (BuildError, RemoteError) as error:
+            # What has been written to meanwhile looks damaged; a store that does not answer is not asked again.
+            if not isinstance(error, RemoteError) or error.failure in ("changed", "missing"):
                 _refuse_changed(bound)
             raise
         store.sweep(runner.used)
@@ -208,12 +208,11 @@ def _refuse_work(bound: Bound, work: Path) -> None:
 def _refuse_changed(bound: Bound) -> None:
     """Publish nothing of inputs that have been written to meanwhile."""
     for name, each in bound.inputs.items():
-        changed = spread(FileRef.changed, each.files)
-        if any(changed):
-            path = each.files[changed.index(True)].path
+        changed = first_changed(each.files)
+        if changed is not None:
             raise BuildError(
-                f"input '{name}': {path} was changed while the build read it; nothing is published, run the same "
-                "command again when the file is complete"
+                f"input '{name}': {changed.path} was changed while the build read it; nothing is published, run the "
+                "same command again when the file is complete"
             )
 
 

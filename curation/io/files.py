@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -19,12 +20,16 @@ from curation.io.manifest import NAME, ManifestError, read_manifest
 from curation.io.records import record_suffix
 from curation.io.spread import spread
 from curation.keys import content_key
+from curation.urls import protocol_of
 
 PROBE_BYTES = 4 << 20
 """Bytes hashed at each end of a file; a file of up to twice that is recognised by its content alone."""
 
 GLANCE_BYTES = 4 << 10
 """Bytes hashed at each end of an image: a folder of them is too much to read before every build."""
+
+LISTED_FILES = 32
+"""Files of a folder in a store that are looked at one by one; of more, the folder is listed."""
 
 SUFFIXES = {
     ".parquet": "parquet",
@@ -84,6 +89,30 @@ class FileRef:
         except OSError:
             return True
         return (stat.st_size, stat.st_mtime_ns) != (self.size, self.mtime_ns)
+
+
+def first_changed(files: Sequence[FileRef]) -> FileRef | None:
+    """First file that is gone or has been written to since it was looked at.
+
+    Raises
+    ------
+    RemoteError
+        If a store cannot be asked.
+    """
+    folders = Counter(_folder(file) for file in files)
+    many = [folder for folder, n in folders.items() if folder and n > LISTED_FILES]
+    now = dict(zip(many, spread(remote.versions, many), strict=True))
+
+    def changed(file: FileRef) -> bool:
+        listed = now.get(_folder(file))
+        return file.changed() if listed is None else listed.get(file.url.rpartition("/")[2]) != file.version
+
+    return next((file for file, hit in zip(files, spread(changed, files), strict=True) if hit), None)
+
+
+def _folder(file: FileRef) -> str:
+    """Folder of a file in a store that can list it, else nothing."""
+    return file.url.rpartition("/")[0] if protocol_of(file.url) in remote.S3 else ""
 
 
 def suffix_format(name: str) -> str | None:

@@ -38,6 +38,7 @@ __all__ = [
     "same_content",
     "sizes",
     "version",
+    "versions",
     "walked",
 ]
 
@@ -374,8 +375,21 @@ def version(url: str) -> str:
     return _token(_located(url)[0], _info(url))
 
 
-_TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
-_TOKENS = ("ETag", "etag", "md5Hash", "generation", "checksum", "content_md5", *_TIMES)
+def versions(folder: str) -> dict[str, str]:
+    """Tokens of the files that lie directly in a folder, by name; empty if nothing is there."""
+    store, path = _located(folder)
+    store.invalidate_cache()
+    try:
+        found = _asked(folder, store, "ls", path, detail=True)
+    except RemoteError as error:
+        if error.failure != "missing":
+            raise
+        return {}
+    return {info["name"].rpartition("/")[2]: _token(store, info) for info in found if info["type"] == "file"}
+
+
+_TIMES = ("LastModified", "last_modified", "mtime", "updated", "created", "Last-Modified")
+_TOKENS = ("ETag", "etag", "md5Hash", "generation", "checksum", "content_md5", "Content-MD5", "Digest", *_TIMES)
 
 
 def _token(store: Any, info: Mapping[str, Any]) -> str:

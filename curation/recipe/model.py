@@ -52,7 +52,7 @@ class _Spec(BaseModel):
 class InputSpec(_Spec):
     """One entry of ``inputs``."""
 
-    path: str | list[str] = Field(description="file, directory or glob, or a list of them")
+    path: str | list[str] = Field(description="file, directory, glob or URL, or a list of them")
     key: str | None = Field(default=None, description="column that identifies a row; default: file and position")
     columns: list[str] | None = Field(default=None, min_length=1, description="columns to read; default: all")
     where: str | None = Field(
@@ -273,7 +273,7 @@ class OutputSpec(_Spec):
 
     name: str = Field(description="name of the output")
     source: str = Field(description="what it holds: an input, a stage or stage.port")
-    path: str = Field(min_length=1, description="directory of the result")
+    path: str = Field(min_length=1, description="directory or URL of the result")
     format: Literal["arrow", "parquet"] = Field(default="arrow", description="format of the shards: arrow | parquet")
     shard_rows: int = Field(default=50_000, ge=1, description="rows of a shard")
     order: str = Field(

@@ -15,10 +15,12 @@ import pytest
 from PIL import Image
 from s3fs.core import S3File
 
+import curation
 from curation.engine.events import Silent
-from curation.errors import BuildError, InputError, RecipeError
+from curation.errors import BuildError, CurationError, InputError, RecipeError
+from curation.explain import Origin
 from curation.flow.build import BuildOptions, BuildResult, build
-from curation.io import commits, formats, remote
+from curation.io import commits, files, formats, remote
 from curation.io.files import find_files
 from curation.io.location import location_of
 from curation.recipe.load import load_recipe
@@ -148,6 +150,25 @@ def test_build__gives_the_bytes_of_a_local_input(bucket, tmp_path, write):
     assert account(tmp_path / "far")["read"] in (20, 260)
 
 
+PATTERNS = ["", "/a.jsonl", "/*.jsonl", "/**/*.jsonl", "/[ab].*", "/sub*/*.jsonl", "/s?b", "/none*", "/v[1]", "/sub/"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_pattern__names_the_files_that_it_names_in_a_folder(bucket, tmp_path, pattern):
+    for name in ("a.jsonl", "b.csv", "_c.jsonl", ".d.jsonl", "sub/e.jsonl", "sub/deep/f.jsonl", "sub2/g.jsonl", "n.md"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text(name)
+    url = sent(tmp_path / "data", f"{bucket.url}/data")
+    assert relatives(f"{url}{pattern}") == relatives(f"{tmp_path}/data{pattern}")
+
+
+def relatives(pattern):
+    try:
+        return [file.relative for file in find_files([pattern])]
+    except InputError:
+        return "refused"
+
+
 @pytest.fixture
 def one(bucket, tmp_path):
     """URL of a folder with one Parquet file."""
@@ -252,6 +273,49 @@ def test_object__that_changes_before_it_is_opened_is_not_taken_for_the_old_one(o
     assert file.changed()
 
 
+@pytest.mark.parametrize("listed", [0, 99])
+def test_changed__tells_the_object_by_listing_and_by_looking(bucket, tmp_path, monkeypatch, listed):
+    monkeypatch.setattr(files, "LISTED_FILES", listed)
+    for name in "abc":
+        remote.put_bytes(name.encode(), f"{bucket.url}/data/{name}.png")
+    found = find_files([f"{bucket.url}/data"])
+    assert files.first_changed(found) is None
+    remote.put_bytes(b"B", found[1].url)
+    assert files.first_changed(found) == found[1]
+    remote.delete(found[0].url)
+    assert files.first_changed(found) == found[0]
+
+
+# HTTP
+
+
+def signed(url):
+    """URL with which anybody can read an object."""
+    return remote.filesystem(url).url(url)
+
+
+@each_of(parquet, jsonl)
+def test_http__gives_the_bytes_of_a_local_input_and_hides_the_signature(one, tmp_path, write):
+    write(tmp_path / "data", "y", people(130))
+    sent(tmp_path / "data", one)
+    (path,) = (tmp_path / "data").glob("y.*")
+    url, _, signature = signed(f"{one}/{path.name}").partition("?")
+    built(tmp_path / "near", path)
+    built(tmp_path / "far", f"{url}?{signature}")
+    assert shards(tmp_path / "far") == shards(tmp_path / "near")
+    assert account(tmp_path / "far")["path"] == url
+    left = [path for path in (tmp_path / "far").rglob("*") if path.is_file()]
+    assert [path.name for path in left if signature.encode() in path.read_bytes()] == ["recipe.yaml"]
+
+
+def test_http__object_that_changes_ends_the_build(one, tmp_path):
+    url = signed(f"{one}/x.parquet")
+    events = Meanwhile(lambda: remote.put_bytes(b"other", f"{one}/x.parquet"))
+    with pytest.raises(CurationError) as caught:
+        built(tmp_path, url, events=events)
+    assert f"input 'a': {url.partition('?')[0]} was changed while the build read it" in str(caught.value)
+
+
 # Our own outputs
 
 
@@ -283,6 +347,19 @@ def test_lance__is_refused(bucket):
     remote.put_bytes(b"x", f"{bucket.url}/x.lance/data/0.lance")
     with pytest.raises(InputError, match=r"x\.lance/data/0\.lance: Lance data sets are read from local folders only"):
         find_files([f"{bucket.url}/x.lance"])
+
+
+# What became of a row
+
+
+@each_of(parquet, jsonl)
+def test_explain__reads_the_input_in_the_store(bucket, tmp_path, write):
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data", "x", people(130))
+    url = sent(tmp_path / "data", f"{bucket.url}/data")
+    built(tmp_path, url, options=", where: 'id > 7'")
+    (fate,) = curation.open(tmp_path / "out").explain("id=5").fates
+    assert (fate.verdict, fate.origin) == ("not selected", Origin("a", next((tmp_path / "data").iterdir()).name, 5))
 
 
 # Faults
@@ -357,13 +434,24 @@ def test_message__holds_no_secret_of_a_url(tmp_path, content):
 # Other processes
 
 
-@each_of(parquet, jsonl, images)
-def test_processes__read_stores_as_this_one_does(bucket, tmp_path, write):
-    (tmp_path / "data").mkdir()
-    write(tmp_path / "data", "x", people(130))
-    url = sent(tmp_path / "data", f"{bucket.url}/data")
-    built(tmp_path / "here", url)
-    built(tmp_path / "there", url, executor="dask", workers=2)
+THREE = """
+recipe: 1
+name: three
+seed: 1
+inputs: {{p: {{path: "{url}/parquet"}}, j: {{path: "{url}/jsonl"}}, i: {{path: "{url}/images"}}}}
+outputs: {{p: {{from: p, path: out/p}}, j: {{from: j, path: out/j}}, i: {{from: i, path: out/i}}}}
+"""
+
+
+def test_processes__read_stores_as_this_one_does(bucket, tmp_path):
+    for write in (parquet, jsonl, images):
+        (tmp_path / "data" / write.__name__).mkdir(parents=True)
+        write(tmp_path / "data" / write.__name__, "x", people(130))
+    sent(tmp_path / "data", bucket.url)
+    for name, how in (("here", {"executor": "serial"}), ("there", {"executor": "dask", "workers": 2})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text(THREE.format(url=bucket.url))
+        build(load_recipe(tmp_path / name / "recipe.yaml"), BuildOptions(**how))
     assert digest_tree(tmp_path / "there/out") == digest_tree(tmp_path / "here/out")
 
 

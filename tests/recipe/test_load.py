@@ -83,7 +83,7 @@ BAD = {
         [
             "recipe.yaml:1: seed: field required\n  hint: seed of all randomness, 0 <= seed < 2^64",
             "recipe.yaml:1: output: field required\n  hint: where the result goes, e.g. output: {path: build/digits}",
-            "recipe.yaml:4: inputs.d.path: field required\n  hint: file, directory or glob, or a list of them",
+            "recipe.yaml:4: inputs.d.path: field required\n  hint: file, directory, glob or URL, or a list of them",
         ],
     ),
     "values": (
@@ -103,14 +103,14 @@ BAD = {
         HEAD.replace("path: in.parquet", "path: 3") + OUT,
         [
             "recipe.yaml:4: inputs.d.path: input should be a valid string or a valid list, got 3"
-            "\n  hint: file, directory or glob, or a list of them"
+            "\n  hint: file, directory, glob or URL, or a list of them"
         ],
     ),
     "one of several paths": (
         HEAD.replace("path: in.parquet", "path: [in.parquet, 3]") + OUT,
         [
             "recipe.yaml:4: inputs.d.path[1]: input should be a valid string, got 3"
-            "\n  hint: file, directory or glob, or a list of them"
+            "\n  hint: file, directory, glob or URL, or a list of them"
         ],
     ),
     "methods": (
