@@ -87,11 +87,12 @@ class Made:
 
 @dataclass
 class Flow:
-    """Rows of one stage in one chunk."""
+    """Rows of one stage in one chunk; ``looked_up`` are those of a table beside the flow, which end there."""
 
     into: int = 0
     out: int = 0
     created: int = 0
+    looked_up: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
 

@@ -378,10 +378,10 @@ class CensusJob(_OnChunk):
             return
         result.drops.append((name, Drop.of(table, reason)))
         flow = result.flows.setdefault(name, Flow())
-        if ref.partition(".")[0] == name:  # rows that the stage itself lets out
-            flow.out -= table.num_rows
-        else:  # rows that come from elsewhere and end here
-            flow.into += table.num_rows
+        if ref.partition(".")[0] != name:  # rows that the stage only looks things up in
+            flow.looked_up += table.num_rows
+            return
+        flow.out -= table.num_rows
         flow.dropped[reason] = flow.dropped.get(reason, 0) + table.num_rows
 
     def _balance(self, result: Evaluation) -> tuple[int, int]:

@@ -298,7 +298,8 @@ class Passes:
         jobs = [CensusJob(view, chunk, outputs, ends) for chunk in chunks]
         marks = self._runner.run("census", jobs)
         listed = [job.key for job, mark in zip(jobs, marks, strict=True) if "data" in mark]
-        dropped = sum(sum(sum(s["dropped"].values()) for s in mark["stages"].values()) for mark in marks)
+        flows = [flow for mark in marks for flow in mark["stages"].values()]
+        dropped = sum(sum(flow["dropped"].values()) + flow["looked_up"] for flow in flows)
         ledger = LedgerJob(tuple(listed), dropped)
         self._runner.run("ledger", [ledger])
         return list(zip(chunks, marks, strict=True)), ledger

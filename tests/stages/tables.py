@@ -57,7 +57,7 @@ def made(
 
 
 def stage_account(folder: Path, name: str, out: str = "out") -> tuple[int, int, int, dict[str, int]]:
-    """Rows in, created, out and dropped of a stage."""
+    """Rows in, created, out and dropped of a stage; those of a table beside the flow are counted apart."""
     stage = read_manifest(folder / out).content["stages"][name]
     return stage["in"], stage["created"], stage["out"], stage["dropped"]
 
