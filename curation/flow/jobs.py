@@ -26,6 +26,9 @@ from curation.types import Ids, copies_of, ids_of
 DECODE_BYTES = 128 << 20
 """Largest row group that is decoded at once (see ``curation.io.parquet``)."""
 
+LEDGER_FORMAT = 2
+"""Version of the columns of the ledger."""
+
 LEDGER_BYTES = 64 << 20
 """Peak memory of writing the ledger: one chunk's part at a time."""
 
@@ -423,6 +426,9 @@ def ledger_table(drops: list[tuple[str, Drop]]) -> tuple[pa.Table, list[list[str
             "code": np.repeat(np.arange(len(drops), dtype=np.int32), sizes),
         }
     )
+    if any(drop.instead is not None for _, drop in drops):
+        parts = [pa.nulls(len(d.row_id), pa.uint64()) if d.instead is None else pa.array(d.instead) for _, d in drops]
+        table = table.append_column("instead", pa.chunked_array(parts))
     return table, [[name, drop.reason] for name, drop in drops]
 
 
@@ -438,7 +444,7 @@ class LedgerJob:
     @cached_property
     def key(self) -> str:
         """Content key."""
-        return content_key("ledger", self.keys)
+        return content_key("ledger", LEDGER_FORMAT, self.keys)
 
     def describe(self) -> str:
         """Say what is written."""
@@ -450,7 +456,15 @@ class LedgerJob:
         seen = [dict.fromkeys(cause[i] for key in self.keys for cause in causes[key]) for i in (0, 1)]
         names = [pa.array(list(each), pa.string()) for each in seen]
         kind = pa.dictionary(pa.int32(), pa.string())
-        schema = pa.schema([("row_id", pa.uint64()), ("copy", pa.uint32()), ("stage", kind), ("reason", kind)])
+        schema = pa.schema(
+            [
+                ("row_id", pa.uint64()),
+                ("copy", pa.uint32()),
+                ("stage", kind),
+                ("reason", kind),
+                ("instead", pa.uint64()),
+            ]
+        )
 
         def fill(path: Any) -> None:
             options = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -462,6 +476,8 @@ class LedgerJob:
                         places = pc.index_in(pa.array([cause[i] for cause in causes[key]], pa.string()), values)
                         index = places.take(table.column("code").combine_chunks())
                         columns.append(pa.DictionaryArray.from_arrays(index, values))
+                    here = "instead" in table.column_names
+                    columns.append(table.column("instead") if here else pa.nulls(table.num_rows, pa.uint64()))
                     writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
         return {"rows": self.rows} | store.write(self.key, ".arrow", fill)

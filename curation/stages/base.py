@@ -46,11 +46,12 @@ class BindError(Exception):
 
 @dataclass(frozen=True)
 class Drop:
-    """Rows that a stage takes out, for one reason."""
+    """Rows that a stage takes out, for one reason; ``instead`` are rows that stand for them, where there are such."""
 
     reason: str
     row_id: Ids
     copy: NDArray[np.uint32]
+    instead: Ids | None = None
 
     @classmethod
     def of(cls, table: pa.Table, reason: str) -> Drop:
