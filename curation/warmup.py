@@ -6,11 +6,13 @@ the first build pays for it.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 RECIPE = """
@@ -20,6 +22,8 @@ seed: 1
 inputs:
   keyed: {path: data.parquet, key: id}
   placed: {path: data.parquet}
+  lines: {path: data.jsonl}
+  cells: {path: data.csv}
 stages:
   - {name: tail, use: sample, from: keyed, by: label, long_tail: {imbalance: 4}}
   - {use: split, shares: {train: 0.9, rest: 0.1}}
@@ -28,7 +32,14 @@ stages:
   - {name: drawn, use: sample, n: 50, weight: weight}
   - {name: ordered, use: sort, from: drawn, by: [label, text]}
   - {name: copies, use: sample, from: double, n: 300, replacement: true}
+  - {name: together, use: concat, from: [lines, cells]}
+  - {use: join, from: together, right: keyed, on: id, columns: [weight]}
+  - {name: once, use: dedup, columns: [text]}
+  - {name: apart, use: dedup, near: {column: text}}
+  - {use: text_stats, column: text}
+  - {use: bucket, length: {column: text, edges: [1, 2]}}
 outputs:
+  texts: {from: bucket, path: texts}
   single:
     from: single
     path: single
@@ -54,11 +65,15 @@ def compile_kernels() -> None:
             "y": draw.normal(size=rows),
             "weight": draw.random(rows),
             "blob": pa.array([None if i % 7 == 0 else bytes(i) for i in range(rows)], pa.binary()),
-            "text": [None if i % 5 == 0 else str(i) for i in range(rows)],
+            "text": [None if i % 5 == 0 else f"row {i}" for i in range(rows)],
         }
     )
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(table, Path(folder) / "data.parquet")
+        texts = table.select(["id", "text"])
+        pc.write_csv(texts, Path(folder) / "data.csv")
+        lines = "".join(json.dumps(row) + "\n" for row in texts.to_pylist())
+        (Path(folder) / "data.jsonl").write_text(lines, "utf-8")
         (Path(folder) / "recipe.yaml").write_text(RECIPE, "utf-8")
         built = build(Path(folder) / "recipe.yaml")
         for name in ("single", "copies"):
