@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import threading
 import uuid
 
 import numpy as np
@@ -202,6 +203,21 @@ def test_columns__that_are_not_asked_for_do_not_travel(bucket, tmp_path, fetched
     # An Arrow file tells the size of its rows by its first batch alone, which is fetched whole: 50 of 128 rows.
     allowed = size // 4 if write is parquet else size * 3 // 4
     assert 0 < sum(fetched) < allowed
+
+
+def test_images__are_fetched_several_at_a_time(bucket, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    images(tmp_path / "data", "x", people(10))
+    url, meet = sent(tmp_path / "data", f"{bucket.url}/data"), threading.Barrier(5)
+    fetch = S3File._fetch_range
+
+    def together(file, start, end):
+        meet.wait(20)  # until five are on their way
+        return fetch(file, start, end)
+
+    monkeypatch.setattr(S3File, "_fetch_range", together)
+    built(tmp_path, url)
+    assert read(tmp_path / "out").column("label").to_pylist() == ["x"] * 10
 
 
 def test_stream__is_held_a_batch_at_a_time(bucket, tmp_path, fetched):
