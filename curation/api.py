@@ -256,7 +256,7 @@ class Build:
         return Loader(self.plan, shards, rank=rank, world_size=world_size, columns=columns, epoch=epoch)
 
     def ledger(self) -> pl.LazyFrame:
-        """Rows that are not simply kept: ``row_id``, ``copy``, ``stage``, ``reason``."""
+        """Rows that are not simply kept: ``row_id``, ``copy``, ``stage``, ``reason``, ``instead``."""
         from curation.report.rows import scan
 
         path = self.manifest.path("ledger")

@@ -77,11 +77,16 @@ class Kept:
 
 @dataclass(frozen=True)
 class Dropped:
-    """The row left the flow here; ``copy`` numbers the copies of rows drawn with replacement."""
+    """The row left the flow here; ``copy`` numbers the copies of rows drawn with replacement.
+
+    ``instead`` is the row that stands for it, if there is such a one, as for duplicates.
+    """
 
     stage: str
     reason: str
     copy: int
+    instead: int | None = None
+    instead_origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -422,11 +427,13 @@ class _Inquiry:
             wanted = pl.Series(ids, dtype=pl.UInt64)
             listed = scan([ledger], "arrow").filter(pl.col("row_id").is_in(wanted.implode())).collect()
             for row in listed.iter_rows(named=True):
-                dropped[row["row_id"]].append(Dropped(row["stage"], row["reason"], row["copy"]))
+                each = Dropped(row["stage"], row["reason"], row["copy"], row.get("instead"))
+                dropped[row["row_id"]].append(each)
         parents = {i: self._parents(kept[i]) for i in ids}
         made_here = {i for i, each in parents.items() if each and each.stage in self.manifest.content["stages"]}
         needed = {i for i in ids if i not in seen and i not in made_here}
         needed |= {parent for each in parents.values() if each for parent in (each.a, each.b)}
+        needed |= {each.instead for drops in dropped.values() for each in drops if each.instead is not None}
         origins = {**self._origins(needed), **seen}
         return [self._fate(i, kept[i], dropped[i], parents[i], origins) for i in ids]
 
@@ -442,6 +449,7 @@ class _Inquiry:
         if parents is not None:
             a, b = origins.get(parents.a), origins.get(parents.b)
             parents = Parents(parents.stage, parents.a, parents.b, parents.mix, a, b)
+        dropped = [replace(each, instead_origin=origins.get(each.instead or 0)) for each in dropped]
         verdict: Verdict = "never seen"
         reason = ""
         if kept:

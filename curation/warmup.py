@@ -26,13 +26,14 @@ stages:
   - {name: single, use: smote, from: split.train, label: label, features: [x]}
   - {name: double, use: smote, from: placed, label: label, features: [y], keep: [weight]}
   - {name: drawn, use: sample, n: 50, weight: weight}
+  - {name: ordered, use: sort, from: drawn, by: [label, text]}
   - {name: copies, use: sample, from: double, n: 300, replacement: true}
 outputs:
   single:
     from: single
     path: single
     feed: {batch_size: 8, epochs: 2, groups: label, mixture: {temperature: 2}, subset: {use: rs2, fraction: 0.5}}
-  drawn: {from: drawn, path: drawn, format: parquet}
+  drawn: {from: ordered, path: drawn, format: parquet}
   copies: {from: copies, path: copies, feed: {batch_size: 8, epochs: 2}}
 """
 

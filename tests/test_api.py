@@ -63,7 +63,7 @@ def test_loader__one_epoch(tiny):
 
 def test_ledger__lists_what_was_dropped(tiny):
     ledger = tiny.ledger().collect()
-    assert ledger.columns == ["row_id", "copy", "stage", "reason"]
+    assert ledger.columns == ["row_id", "copy", "stage", "reason", "instead"]
     assert ledger.select("stage", "reason").unique().rows() == [("filter", "filter")]
     assert ledger.height == 20
 

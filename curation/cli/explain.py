@@ -66,7 +66,9 @@ def _show(fate: Fate) -> None:
         click.echo(f"  in output '{kept.output}': {place.shard}, row {place.row} (position {place.position:,}){number}")
     for drop in fate.dropped:
         number = f" (copy {drop.copy})" if len(fate.dropped) > 1 else ""
-        click.echo(f"  dropped by stage '{drop.stage}': {drop.reason}{number}")
+        instead = f" of row {drop.instead}" if drop.instead is not None else ""
+        where = f", {_place(drop.instead_origin)}" if drop.instead_origin else ""
+        click.echo(f"  dropped by stage '{drop.stage}': {drop.reason}{instead}{where}{number}")
     if fate.reason:
         click.echo(f"  {fate.reason}")
     if fate.kept:

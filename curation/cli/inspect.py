@@ -118,6 +118,9 @@ def _stages(content: Mapping[str, Any]) -> None:
     for name in content["stage_order"]:
         each = content["stages"][name]
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(each["dropped"].items()))
+        if "looked_up" in each:
+            beside = f"looked up in {each['looked_up']:,} rows"
+            reasons = f"{reasons}; {beside}" if reasons else beside
         dropped = sum(each["dropped"].values())
         numbers = [f"{n:,}" for n in (each["in"], each["created"], each["out"], dropped)]
         rows.append([name, each["use"], *numbers, reasons])

@@ -168,6 +168,28 @@ def decode(value: Any) -> Any:
     return value
 
 
+LARGE_STATE = 1 << 16
+"""A partial state of more characters than this is a file of its own, so that the driver never holds all of them."""
+
+
+def keep_part(store: Store, key: str, state: Any) -> Mark:
+    """What a mark says of a partial state: the state itself, or the file that it was written to."""
+    text = dump_json(encode(state))
+    if len(text) <= LARGE_STATE:
+        return {"state": json.loads(text)}
+    return {"state": {}} | store.write(key, ".state", lambda path: void(path.write_text(text, "utf-8")))
+
+
+def load_part(store: Store, key: str) -> Any:
+    """Partial state of a job that is done."""
+    mark = store.mark(key)
+    if mark is None:
+        raise FileNotFoundError(f"{store.root}: state {key} is gone; run the same command again")
+    if "data" in mark:
+        return decode(json.loads(store.data(key, ".state").read_text("utf-8")))
+    return decode(mark["state"])
+
+
 @lru_cache(maxsize=64)
 def load_artifact(store: Store, key: str) -> dict[str, tuple[tuple[int, str], ...]] | None:
     """Keys of the tables that belong to a state, by step, for a stage that looks rows up in them; else None."""

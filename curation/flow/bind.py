@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -13,13 +13,17 @@ from curation.flow.graph import Graph, Lineage, Source, Step
 from curation.flow.inputs import BoundInput, InputBinder
 from curation.flow.output import Target
 from curation.flow.reading import Found
+from curation.flow.sorting import OrderLostError, order_at, unused_sorts
 from curation.io.chunks import Chunk
 from curation.keys import content_key, in_given_order
-from curation.recipe.model import Gate, OutputSpec, Recipe
+from curation.methods.sort import sort_column
+from curation.ordering import By
+from curation.recipe.model import ORDERS, Gate, OutputSpec, Recipe
 from curation.stages import make_stage
 from curation.stages.base import BindError, Coming
 from curation.stages.columns import missing
 from curation.stages.promises import schema_fault
+from curation.stages.sort import unsortable
 from curation.versions import versions
 
 
@@ -84,7 +88,9 @@ class _Binder:
 
     # outputs
 
-    def target(self, output: OutputSpec, schema: pa.Schema) -> tuple[Target, tuple[GateSpec, ...]]:
+    def target(
+        self, output: OutputSpec, schema: pa.Schema, steps: Sequence[Step]
+    ) -> tuple[Target, tuple[GateSpec, ...]]:
         gates = []
         for i, gate in enumerate(self.recipe.expect):
             if gate.output not in (None, output.name):
@@ -102,6 +108,7 @@ class _Binder:
             self._group(output, schema, group)
         if output.format == "parquet":
             self._parquet(output, schema)
+        sort = self._sort(output, schema, steps)
         seed = self.recipe.seed if output.feed is None or output.feed.seed is None else output.feed.seed
         target = Target(
             name=output.name,
@@ -110,12 +117,35 @@ class _Binder:
             format=output.format,
             compression=output.compression,
             shard_rows=output.shard_rows,
-            order=output.order,
+            order="sorted" if sort else output.order,
             group=group,
             seed=seed,
             gates=tuple(gates),
+            sort=sort,
         )
         return target, tuple(gates)
+
+    def _sort(self, output: OutputSpec, schema: pa.Schema, steps: Sequence[Step]) -> By:
+        """Columns that an output is sorted by: its own, else those of the stage ``sort`` that it reads from."""
+        path = self.recipe.output_path(output.name, "order")
+        if output.order not in ORDERS:
+            column, descending = sort_column(output.order)
+            fault = missing(schema, column, path) or unsortable(schema.field(column), path)
+            if fault:
+                self.add(path, fault.message, fault.hint)
+            return ((column, descending),)
+        try:
+            found = order_at(steps, output.source)
+        except OrderLostError as error:
+            at = ("stages", self.recipe.stage(error.sort).index)
+            self.add(at, f"output '{output.name}': {error}", "put `sort` last, behind that stage")
+            return ()
+        if found and output.feed is not None:
+            text = "a feed visits rows in an order of its own, but the output reads from a stage `sort`"
+            self.add(self.recipe.output_path(output.name, "feed"), text, "leave one of them out")
+        elif found and output.order == "shuffled":
+            self.add(path, "got shuffled, but the output reads from a stage `sort`", "leave one of them out")
+        return found
 
     def _group(self, output: OutputSpec, schema: pa.Schema, group: str) -> None:
         path = self.recipe.output_path(output.name, "feed", "groups")
@@ -161,6 +191,26 @@ def _gate(gate: Gate, index: int) -> GateSpec:
     )
 
 
+def _inputs(
+    recipe: Recipe, reader: InputBinder, note: Callable[[str], None]
+) -> tuple[dict[str, BoundInput], dict[str, Source]]:
+    """Bind the inputs that something reads; those with a problem are left out."""
+    inputs: dict[str, BoundInput] = {}
+    sources: dict[str, Source] = {}
+    used = {ref for stage in recipe.stages for ref in (*stage.sources, *stage.sides.values())}
+    used |= {output.source for output in recipe.outputs}
+    for name, spec in recipe.inputs.items():
+        if name not in used:
+            note(f"input '{name}' is not read by any stage or output")
+            continue
+        bound = reader.bind(name, spec)
+        if bound is not None:
+            inputs[name], sources[name] = bound
+            for text in () if bound[0].batches else bound[0].drift:
+                note(f"input '{name}': {text}")
+    return inputs, sources
+
+
 def bind(
     recipe: Recipe,
     *,
@@ -195,28 +245,16 @@ def bind(
     files = {name: each.files for name, each in known.items()}
     drift = {name: each.drift for name, each in known.items()}
     reader = InputBinder(binder.add, recipe.seed, sample, verify, files, drift, found or {})
-    inputs: dict[str, BoundInput] = {}
-    sources: dict[str, Source] = {}
-    schemas: dict[str, pa.Schema] = {}
-    used = {ref for stage in recipe.stages for ref in (*stage.sources, *stage.sides.values())}
-    used |= {output.source for output in recipe.outputs}
-    for name, spec in recipe.inputs.items():
-        if name not in used:
-            if note:
-                note(f"input '{name}' is not read by any stage or output")
-            continue
-        bound = reader.bind(name, spec)
-        if bound is not None:
-            inputs[name], sources[name] = bound
-            schemas[name] = sources[name].schema
-            if note is not None and not bound[0].batches:
-                for text in bound[0].drift:
-                    note(f"input '{name}': {text}")
+    inputs, sources = _inputs(recipe, reader, note or (lambda text: None))
+    schemas = {name: source.schema for name, source in sources.items()}
     steps = binder.steps(schemas)
     targets, gates = {}, {}
     for output in recipe.outputs:
         if output.source in schemas:
-            targets[output.name], gates[output.name] = binder.target(output, schemas[output.source])
+            targets[output.name], gates[output.name] = binder.target(output, schemas[output.source], steps)
+    for name in unused_sorts(steps, [output.source for output in recipe.outputs]):
+        index = recipe.stage(name).index
+        binder.add(("stages", index), "no output reads from it, and only outputs have an order", "leave it out")
     if binder.problems:
         raise RecipeError(sorted(binder.problems, key=lambda problem: (problem.line, problem.path)))
     stamps = versions()
@@ -226,6 +264,9 @@ def bind(
     work = [graph.key(target.ref, {}) for target in targets.values()]
     work += [plugin.key for plugin in recipe.plugins]
     written = in_given_order(recipe.canonical(redacted=False))
-    build_id = content_key("build", written, stamps, [*work, sample], stamps_of_files)[:16]
+    # Columns that show only while files are read change no build: it is named by the files.
+    build_id = (
+        before.build_id if before else content_key("build", written, stamps, [*work, sample], stamps_of_files)[:16]
+    )
     outputs = {output.name: output for output in recipe.outputs}
     return Bound(recipe, graph, inputs, outputs, targets, gates, build_id, stamps, sample)

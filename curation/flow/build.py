@@ -347,6 +347,7 @@ class _Build:
         inputs = {name: self._input_account(name) for name in self._bound.inputs}
         stages: dict[str, dict[str, Any]] = {
             step.name: {"use": step.use, "from": _flows(step), "in": 0, "created": 0, "out": 0, "dropped": {}}
+            | ({"looked_up": 0} if step.sides else {})
             for step in self._bound.graph.steps
         }
         for chunk, mark in census:
@@ -538,5 +539,7 @@ def _add_to_stage(account: dict[str, Any], flow: Mark) -> None:
     account["in"] += flow["into"]
     account["created"] += flow["created"]
     account["out"] += flow["out"]
+    if flow["looked_up"]:
+        account["looked_up"] += flow["looked_up"]
     for reason, rows in flow["dropped"].items():
         account["dropped"][reason] = account["dropped"].get(reason, 0) + rows

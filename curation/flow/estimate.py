@@ -10,7 +10,7 @@ from curation.engine.executor import IDLE_BYTES, gib
 from curation.errors import RefusedError
 from curation.flow.bind import Bound
 from curation.flow.jobs import LEDGER_BYTES, chunk_memory
-from curation.flow.output import RUN_BYTES
+from curation.flow.output import KEY_BYTES, RUN_BYTES
 from curation.flow.passes import REPEATS_ROWS
 from curation.flow.reading import READ_MEMORY
 from curation.io.location import Location
@@ -58,11 +58,11 @@ def estimate(bound: Bound) -> list[Line]:
         mend = f"set {option}.shard_rows <= {_fit_rows(shard, target.shard_rows)}"
         shards = -(-rows // target.shard_rows)
         if target.order != "input":
-            runs = memory + 3 * min(size, max(RUN_BYTES, memory // 4))
+            run = min(size, max(RUN_BYTES, memory // 4))
+            key = 2 + KEY_BYTES * rows / max(1, size) if target.sort else 0  # a byte of rows has so many of keys
+            runs = memory + int((3 + key) * run)
             lines.append(Line(f"{name}: scatter", rows, jobs, runs, size, smaller))
-            lines.append(
-                Line(f"{name}: shards", rows, -(-rows // target.shard_rows), 4 * shard + (64 << 20), size, mend)
-            )
+            lines.append(Line(f"{name}: shards", rows, shards, int((4 + key) * shard) + (64 << 20), size, mend))
         else:
             lines.append(Line(f"{name}: shards", rows, shards, memory + 3 * shard, size, mend))
     return lines

@@ -87,11 +87,12 @@ class Made:
 
 @dataclass
 class Flow:
-    """Rows of one stage in one chunk."""
+    """Rows of one stage in one chunk; ``looked_up`` are those of a table beside the flow, which end there."""
 
     into: int = 0
     out: int = 0
     created: int = 0
+    looked_up: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
 
@@ -304,9 +305,12 @@ class _Evaluator:
         name = step.name
         key = self._view.states.get(name)
         state = None if key is None else load_state(self._store, key)
-        artifact = None if key is None else load_artifact(self._store, key)
+        keys = None if key is None else load_artifact(self._store, key)
+        needs = self._view.needs
+        wanted = {port: needs[step.ref(port)] for port in step.stage.ports if step.ref(port) in needs}
+        artifact = None if keys is None else Tables(self._store, keys, wanted)
         try:
-            outcome = step.stage.flow(tables, state, None if artifact is None else Tables(self._store, artifact))
+            outcome = step.stage.flow(tables, state, artifact)
         except ExpressionError as error:
             raise BuildError(f"stage '{name}': {error}") from error
         if step.stage.code:

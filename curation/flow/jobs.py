@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from curation.engine.store import Mark, Store, encode, load_state
+from curation.engine.store import Mark, Store, keep_part, load_part, load_state
 from curation.errors import BuildError
 from curation.flow.evaluate import Evaluation, Flow, Made, View, decoded, evaluate
 from curation.flow.graph import Source
@@ -25,6 +25,9 @@ from curation.types import Ids, copies_of, ids_of
 
 DECODE_BYTES = 128 << 20
 """Largest row group that is decoded at once (see ``curation.io.parquet``)."""
+
+LEDGER_FORMAT = 2
+"""Version of the columns of the ledger."""
 
 LEDGER_BYTES = 64 << 20
 """Peak memory of writing the ledger: one chunk's part at a time."""
@@ -201,7 +204,53 @@ class FitJob(_OnChunk):
         if table is None or table.num_rows == 0:
             return {"state": None}
         state = None if self.state is None else load_state(store, self.state)
-        return {"state": encode(self.stage.partial(table, state))}
+        return keep_part(store, self.key, self.stage.partial(table, state))
+
+
+MERGE_PARTS = 32
+"""Partial states that one job merges: a power of two, so that its tree is a part of the whole tree."""
+
+
+def merge_tree(stage: FitStage[Any], parts: list[Any]) -> Any:
+    """Merge neighbours pairwise until one is left: a tree that depends on the number of parts alone."""
+    while len(parts) > 1:
+        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+        parts = [stage.merge(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
+    return parts[0]
+
+
+@dataclass(frozen=True)
+class MergeJob:
+    """Partial states of neighbouring stretches, merged: a lower part of the tree."""
+
+    stage: FitStage[Any]
+    use: str
+    parts: tuple[str, ...]
+    bytes: int
+    rows: int = 0
+
+    @cached_property
+    def key(self) -> str:
+        """Content key."""
+        return content_key("merge", self.stage.key(self.use), self.parts)
+
+    @property
+    def cost(self) -> int:
+        """Bytes of the states."""
+        return max(1, self.bytes)
+
+    @property
+    def memory(self) -> int:
+        """Peak memory: the states as text, as arrays, and what comes of them."""
+        return BASE_BYTES + 3 * self.bytes
+
+    def describe(self) -> str:
+        """Name the stage."""
+        return f"stage '{self.stage.name}', {len(self.parts)} partial states"
+
+    def run(self, store: Store) -> Mark:
+        """Merge in the tree's order."""
+        return keep_part(store, self.key, merge_tree(self.stage, [load_part(store, key) for key in self.parts]))
 
 
 @dataclass(frozen=True)
@@ -224,6 +273,31 @@ class ExtractJob(_OnChunk):
         if table is None:
             return {"rows": 0}
         found = self.stage.extract(table, load_state(store, self.state))
+        return {"rows": found.num_rows} | (store.write_table(self.key, found) if found.num_rows else {})
+
+
+@dataclass(frozen=True)
+class ProbeJob(_OnChunk):
+    """What an artifact stage saves of one chunk that flows in, once it has tables."""
+
+    stage: ArtifactStage[Any]
+    use: str
+    ref: str
+    state: str
+    base_key: str
+    tables: Tables
+
+    @cached_property
+    def key(self) -> str:
+        """Content key."""
+        return content_key("probe", self.view.key(self.ref), self.base_key, self.chunk.key)
+
+    def run(self, store: Store) -> Mark:
+        """Evaluate up to the stage and let it look."""
+        table = evaluate(self.view, store, self.chunk).tables.get(self.ref)
+        if table is None or not table.num_rows:
+            return {"rows": 0}
+        found = self.stage.probe(table, load_state(store, self.state), self.tables)
         return {"rows": found.num_rows} | (store.write_table(self.key, found) if found.num_rows else {})
 
 
@@ -307,10 +381,10 @@ class CensusJob(_OnChunk):
             return
         result.drops.append((name, Drop.of(table, reason)))
         flow = result.flows.setdefault(name, Flow())
-        if ref.partition(".")[0] == name:  # rows that the stage itself lets out
-            flow.out -= table.num_rows
-        else:  # rows that come from elsewhere and end here
-            flow.into += table.num_rows
+        if ref.partition(".")[0] != name:  # rows that the stage only looks things up in
+            flow.looked_up += table.num_rows
+            return
+        flow.out -= table.num_rows
         flow.dropped[reason] = flow.dropped.get(reason, 0) + table.num_rows
 
     def _balance(self, result: Evaluation) -> tuple[int, int]:
@@ -352,6 +426,9 @@ def ledger_table(drops: list[tuple[str, Drop]]) -> tuple[pa.Table, list[list[str
             "code": np.repeat(np.arange(len(drops), dtype=np.int32), sizes),
         }
     )
+    if any(drop.instead is not None for _, drop in drops):
+        parts = [pa.nulls(len(d.row_id), pa.uint64()) if d.instead is None else pa.array(d.instead) for _, d in drops]
+        table = table.append_column("instead", pa.chunked_array(parts))
     return table, [[name, drop.reason] for name, drop in drops]
 
 
@@ -367,7 +444,7 @@ class LedgerJob:
     @cached_property
     def key(self) -> str:
         """Content key."""
-        return content_key("ledger", self.keys)
+        return content_key("ledger", LEDGER_FORMAT, self.keys)
 
     def describe(self) -> str:
         """Say what is written."""
@@ -379,7 +456,15 @@ class LedgerJob:
         seen = [dict.fromkeys(cause[i] for key in self.keys for cause in causes[key]) for i in (0, 1)]
         names = [pa.array(list(each), pa.string()) for each in seen]
         kind = pa.dictionary(pa.int32(), pa.string())
-        schema = pa.schema([("row_id", pa.uint64()), ("copy", pa.uint32()), ("stage", kind), ("reason", kind)])
+        schema = pa.schema(
+            [
+                ("row_id", pa.uint64()),
+                ("copy", pa.uint32()),
+                ("stage", kind),
+                ("reason", kind),
+                ("instead", pa.uint64()),
+            ]
+        )
 
         def fill(path: Any) -> None:
             options = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -391,6 +476,8 @@ class LedgerJob:
                         places = pc.index_in(pa.array([cause[i] for cause in causes[key]], pa.string()), values)
                         index = places.take(table.column("code").combine_chunks())
                         columns.append(pa.DictionaryArray.from_arrays(index, values))
+                    here = "instead" in table.column_names
+                    columns.append(table.column("instead") if here else pa.nulls(table.num_rows, pa.uint64()))
                     writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
         return {"rows": self.rows} | store.write(self.key, ".arrow", fill)

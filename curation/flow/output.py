@@ -1,4 +1,4 @@
-"""From rows to shards: in the order of the input, or group by group in an order that a hash of the row id gives."""
+"""From rows to shards: in the order of the input, by columns, or by group and a hash of the row id."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ from curation.engine.store import Mark, Store
 from curation.flow.evaluate import Made, View, evaluate
 from curation.flow.gates import GateSpec, measure
 from curation.flow.jobs import chunk_memory
+from curation.flow.sorting import Cuts, Keys
 from curation.hashing import HASH_VERSION, fingerprint, row_hashes
 from curation.io.chunks import Chunk
 from curation.io.parquet_profile import PROFILE, SIDECAR, has_offsets, write_offsets, write_parquet
 from curation.keys import content_key
+from curation.ordering import By, order_keys
 from curation.rng import random_bits, stream_key
 from curation.tables import take
 from curation.types import CarriesSchemas, Ids, conform, copies_of, ids_of, schema_key
 
 ORDER = "__order"
 """Sort key of a row in a run; never leaves the work directory."""
+
+KEY_BYTES = 160
+"""What the parts of a sort key, their copies, its end and positions take for a row while rows are sorted."""
 
 RUN_BYTES = 64 << 20
 """Decoded size of a run. Tasks may be larger; runs are part of no promise, since ties of the order go by row id."""
@@ -47,6 +52,7 @@ class Target(CarriesSchemas):
     group: str | None
     seed: int
     gates: tuple[GateSpec, ...]
+    sort: By = ()
 
     @cached_property
     def key(self) -> str:
@@ -57,6 +63,7 @@ class Target(CarriesSchemas):
             [self.format, self.compression, self.order, self.group, self.seed, HASH_VERSION],
             PROFILE if self.format == "parquet" else 0,
             [gate.key for gate in self.gates],
+            *([self.sort] if self.sort else []),
         )
 
 
@@ -74,7 +81,8 @@ class ScatterJob:
         ref, target = self.target.ref, self.target
         chunks = [chunk.key for chunk in self.chunks]
         schema = schema_key(target.schema)
-        return content_key("scatter", self.view.key(ref), schema, target.group, target.seed, chunks)
+        how = target.sort or [target.group, target.seed]
+        return content_key("scatter", self.view.key(ref), schema, how, chunks)
 
     @property
     def rows(self) -> int:
@@ -88,8 +96,9 @@ class ScatterJob:
 
     @property
     def memory(self) -> int:
-        """Peak memory: one chunk on its way, all of them, and their sorted copy."""
-        return max(map(chunk_memory, self.chunks)) + self.view.graph.beside + 3 * self.cost
+        """Peak memory: one chunk on its way, all of them, and their sorted copy, with sort keys if there are some."""
+        keys = 2 * self.cost + KEY_BYTES * self.rows if self.target.sort else 0
+        return max(map(chunk_memory, self.chunks)) + self.view.graph.beside + 3 * self.cost + keys
 
     def describe(self) -> str:
         """Place of the chunks."""
@@ -102,6 +111,11 @@ class ScatterJob:
         if not found:
             return {"groups": []}
         table = pa.concat_tables(found)
+        if self.target.sort:
+            keys = order_keys(table, self.target.sort)
+            ordered = table.append_column(ORDER, keys)
+            run = take(ordered, pc.sort_indices(keys).to_numpy())
+            return {"groups": [[None, 0, table.num_rows]]} | store.write_table(self.key, run)
         key = stream_key(self.target.seed, "output", "order")
         order = random_bits(key, ids_of(table), stream=copies_of(table))
         index, groups = sort_run(table, order, self.target.group)
@@ -253,6 +267,19 @@ def _kth_smallest(parts: list[Ids], rank: int) -> np.uint64:
     return np.uint64(inside[rank - below - 1])
 
 
+def cut_sorted(store: Store, keys: Sequence[str], shard_rows: int) -> list[list[Slice]]:
+    """Cut sorted runs into shards of exactly ``shard_rows`` rows (the last has the rest)."""
+    runs = [Keys(store.table(key).column(ORDER)) for key in keys]
+    cuts, total = Cuts(runs), sum(map(len, runs))
+    edges = [np.zeros(len(runs), np.int64), *(cuts.at(rank) for rank in range(shard_rows, total, shard_rows))]
+    edges.append(np.array([len(run) for run in runs], np.int64))
+    return [
+        [Slice(key, int(a), int(b)) for key, a, b in zip(keys, low, high, strict=True) if b > a]
+        for low, high in pairwise(edges)
+        if (high > low).any()
+    ]
+
+
 @dataclass(frozen=True)
 class _Shard:
     """What both kinds of shard job share."""
@@ -316,8 +343,9 @@ class GatherJob(_Shard):
 
     @property
     def memory(self) -> int:
-        """Peak memory: the slices, the sorted rows, and what is written."""
-        return 4 * self.cost + (64 << 20)
+        """Peak memory: the slices, the sorted rows, and what is written, with sort keys if there are some."""
+        keys = 2 * self.cost + KEY_BYTES * self.rows if self.target.sort else 0
+        return 4 * self.cost + keys + (64 << 20)
 
     def run(self, store: Store) -> Mark:
         """Merge the slices by group and order key."""
@@ -327,7 +355,10 @@ class GatherJob(_Shard):
             rows = store.table(each.key).slice(each.start, each.stop - each.start)
             parts.append(take(rows, np.arange(rows.num_rows)))
         table = pa.concat_tables(parts)
-        index, _ = sort_run(table, table.column(ORDER).to_numpy(), self.target.group)
+        if self.target.sort:
+            index = pc.sort_indices(table.column(ORDER)).to_numpy()
+        else:
+            index, _ = sort_run(table, table.column(ORDER).to_numpy(), self.target.group)
         return self._write(store, take(table, index))
 
 

@@ -10,26 +10,30 @@ from typing import Any
 import numpy as np
 
 from curation.engine.runner import Runner
-from curation.engine.store import Mark, decode, encode
+from curation.engine.store import LARGE_STATE, Mark, decode, encode, load_part
 from curation.errors import BuildError
 from curation.flow.bind import Bound
 from curation.flow.evaluate import Made, View
 from curation.flow.graph import Graph, Step
 from curation.flow.jobs import (
+    MERGE_PARTS,
     CensusJob,
     ExtractJob,
     FitJob,
     InspectJob,
     KeysJob,
     LedgerJob,
+    MergeJob,
+    ProbeJob,
     RepeatsJob,
     StepJob,
+    merge_tree,
     read_keys,
 )
-from curation.flow.output import GatherJob, ScatterJob, StreamJob, Target, cut_chunks, cut_runs, neighbours
+from curation.flow.output import GatherJob, ScatterJob, StreamJob, Target, cut_chunks, cut_runs, cut_sorted, neighbours
 from curation.io.chunks import Chunk, Skip
 from curation.keys import content_key
-from curation.stages.base import ArtifactStage, FitStage, State, Tables
+from curation.stages.base import PROBE, ArtifactStage, FitStage, State, Tables
 
 REPEATS_ROWS = 16_000_000
 """Key hashes that one job looks through."""
@@ -200,16 +204,30 @@ class Passes:
             number += 1
             jobs = [FitJob(view, c, stage, step.use, step.learns_from, key, number) for c in chunks]
             marks = self._runner.run(f"{step.name}: fit, round {number}", jobs)
-            parts = [decode(mark["state"]) for mark in marks if mark["state"] is not None]
-            if not parts:  # no rows at all: the stage still says whether it can do what it is asked
-                parts = [stage.partial(self._graph.schemas[step.learns_from].empty_table(), state)]
-            state, done = stage.advance(state, _tree(stage, parts))
+            found = [(job.key, mark) for job, mark in zip(jobs, marks, strict=True) if mark["state"] is not None]
+            state, done = stage.advance(state, self._merged(step, stage, found, number, state))
             key = content_key("state", step.stage.key(step.use), encode(state))
             self._runner.used.add(key)
             if self._runner.store.mark(key) is None:
                 self._runner.store.finish(key, {"state": encode(state)})
         if key is not None:
             self.progress.states[step.name] = key
+
+    def _merged(
+        self, step: Step, stage: FitStage[Any], found: list[tuple[str, Mark]], number: int, state: State
+    ) -> State:
+        """Merge partial states in one fixed tree; its lower parts are jobs where there are many."""
+        if not found:  # no rows at all: the stage still says whether it can do what it is asked
+            return stage.partial(self._graph.schemas[step.learns_from].empty_table(), state)
+        while len(found) > MERGE_PARTS:
+            blocks = [found[i : i + MERGE_PARTS] for i in range(0, len(found), MERGE_PARTS)]
+            jobs = [
+                MergeJob(stage, step.use, tuple(key for key, _ in block), sum(_state_bytes(mark) for _, mark in block))
+                for block in blocks
+            ]
+            marks = self._runner.run(f"{step.name}: merge, round {number}", jobs)
+            found = [(job.key, mark) for job, mark in zip(jobs, marks, strict=True)]
+        return merge_tree(stage, [load_part(self._runner.store, key) for key, _ in found])
 
     def _artifact(self, step: Step, stage: ArtifactStage[Any]) -> None:
         key = self.progress.states.get(step.name)
@@ -221,13 +239,19 @@ class Passes:
             return
         ref = step.learns_from
         view = self._view({ref: stage.extract_columns()})
-        jobs = [ExtractJob(view, c, stage, step.use, ref, key) for c in self._reaching(ref)]
-        marks = self._runner.run(f"{step.name}: extract", jobs)
+        jobs = [ExtractJob(view, c, stage, step.use, ref, key) for c in self._reaching(ref) if stage.extracts]
+        marks = self._runner.run(f"{step.name}: extract", jobs) if stage.extracts else []
         tables: dict[str, tuple[tuple[int, str], ...]] = {
             "extract": tuple((i, j.key) for i, (j, m) in enumerate(zip(jobs, marks, strict=True)) if m["rows"])
         }
         base = content_key("artifact", step.stage.key(step.use), key, [k for _, k in tables["extract"]])
+        passing = tables
         for name in stage.steps:
+            if name == PROBE:
+                passing = dict(tables)
+                tables[name] = self._probed(step, stage, key, base, Tables(self._runner.store, dict(tables)))
+                base = content_key("probed", base, [k for _, k in tables[name]])
+                continue
             details = stage.jobs(name, state)
             steps = [StepJob(stage, name, d, base, Tables(self._runner.store, dict(tables))) for d in details]
             done = self._runner.run(f"{step.name}: {name}", steps)
@@ -239,7 +263,17 @@ class Passes:
             for piece in pieces
         )
         if stage.alters:
-            self._keep_artifact(step, key, tables)
+            self._keep_artifact(step, key, passing)
+
+    def _probed(
+        self, step: Step, stage: ArtifactStage[Any], state: str, base: str, tables: Tables
+    ) -> tuple[tuple[int, str], ...]:
+        """Let a stage look at every chunk that flows in; keys of what it has saved."""
+        ref = step.sources[0]
+        view = self._view({ref: stage.probe_columns()})
+        jobs = [ProbeJob(view, c, stage, step.use, ref, state, base, tables) for c in self._reaching(ref)]
+        marks = self._runner.run(f"{step.name}: {PROBE}", jobs)
+        return tuple((i, j.key) for i, (j, m) in enumerate(zip(jobs, marks, strict=True)) if m["rows"])
 
     def _keep_artifact(self, step: Step, key: str, tables: Mapping[str, tuple[tuple[int, str], ...]]) -> None:
         """Let the state of a stage carry its tables along, so that every chunk that passes finds them."""
@@ -264,7 +298,8 @@ class Passes:
         jobs = [CensusJob(view, chunk, outputs, ends) for chunk in chunks]
         marks = self._runner.run("census", jobs)
         listed = [job.key for job, mark in zip(jobs, marks, strict=True) if "data" in mark]
-        dropped = sum(sum(sum(s["dropped"].values()) for s in mark["stages"].values()) for mark in marks)
+        flows = [flow for mark in marks for flow in mark["stages"].values()]
+        dropped = sum(sum(flow["dropped"].values()) + flow["looked_up"] for flow in flows)
         ledger = LedgerJob(tuple(listed), dropped)
         self._runner.run("ledger", [ledger])
         return list(zip(chunks, marks, strict=True)), ledger
@@ -290,7 +325,11 @@ class Passes:
             scatter = [ScatterJob(view, group, target) for group in neighbours([chunk for chunk, _ in chunks])]
             marks = self._runner.run(f"{target.name}: scatter", scatter)
             runs = [(job.key, mark["groups"]) for job, mark in zip(scatter, marks, strict=True) if mark["groups"]]
-            slices, groups = cut_runs(self._runner.store, runs, target.shard_rows)
+            if target.sort:
+                slices = cut_sorted(self._runner.store, [key for key, _ in runs], target.shard_rows)
+                groups = [(None, total)]
+            else:
+                slices, groups = cut_runs(self._runner.store, runs, target.shard_rows)
             jobs = [GatherJob(target, i, tuple(cut), row_bytes) for i, cut in enumerate(slices)]
         if not jobs:  # an output without rows still has one shard, which carries its schema
             jobs = [StreamJob(target, 0, (), row_bytes, view, {})]
@@ -298,9 +337,6 @@ class Passes:
         return OutputResult([ShardResult(job.key, mark) for job, mark in zip(jobs, done, strict=True)], groups)
 
 
-def _tree(stage: FitStage[Any], parts: list[State]) -> State:
-    """Merge neighbours pairwise until one is left: a tree that depends on the number of chunks alone."""
-    while len(parts) > 1:
-        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
-        parts = [stage.merge(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
-    return parts[0]
+def _state_bytes(mark: Mark) -> int:
+    """Size of a partial state as text."""
+    return int(mark["data"]["bytes"]) if "data" in mark else LARGE_STATE

@@ -11,13 +11,18 @@ if TYPE_CHECKING:
 STAGES: dict[str, str] = {
     "bucket": "curation.methods.bucket:Bucket",
     "dedup": "curation.methods.dedup:Dedup",
+    "concat": "curation.methods.concat:Concat",
     "derive": "curation.methods.derive:Derive",
+    "erase": "curation.methods.erase:Erase",
     "filter": "curation.methods.filter:Filter",
     "image_stats": "curation.methods.image_stats:ImageStats",
+    "group_stats": "curation.methods.group_stats:GroupStats",
+    "join": "curation.methods.join:Join",
     "rename": "curation.methods.rename:Rename",
     "sample": "curation.methods.sample:Sample",
     "select": "curation.methods.select:Select",
     "smote": "curation.methods.smote:Smote",
+    "sort": "curation.methods.sort:Sort",
     "split": "curation.methods.split:Split",
     "text_stats": "curation.methods.text_stats:TextStats",
 }

@@ -349,7 +349,7 @@ def linked_survivors(
 
 
 @njit()
-def _search(row_id: Ids, copy: Copies, listed_id: Ids, listed_copy: Copies, out: NDArray[np.bool_]) -> None:
+def _search(row_id: Ids, copy: Copies, listed_id: Ids, listed_copy: Copies, out: NDArray[np.int64]) -> None:
     for i in range(row_id.shape[0]):
         low, high = 0, listed_id.shape[0]
         while low < high:
@@ -359,11 +359,12 @@ def _search(row_id: Ids, copy: Copies, listed_id: Ids, listed_copy: Copies, out:
                 low = middle + 1
             else:
                 high = middle
-        out[i] = low < listed_id.shape[0] and listed_id[low] == row_id[i] and listed_copy[low] == copy[i]
+        found = low < listed_id.shape[0] and listed_id[low] == row_id[i] and listed_copy[low] == copy[i]
+        out[i] = low if found else -1
 
 
-def listed(row_id: Ids, copy: Copies, *, listed_id: Ids, listed_copy: Copies) -> NDArray[np.bool_]:
-    """Whether each row stands in a sorted list.
+def listed(row_id: Ids, copy: Copies, *, listed_id: Ids, listed_copy: Copies) -> Positions:
+    """Place of each row in a sorted list.
 
     Parameters
     ----------
@@ -375,9 +376,9 @@ def listed(row_id: Ids, copy: Copies, *, listed_id: Ids, listed_copy: Copies) ->
     Returns
     -------
     (n,)
-        True for rows that are listed.
+        Position in the list, -1 for rows that are not listed.
     """
-    out = np.empty(len(row_id), np.bool_)
+    out = np.empty(len(row_id), np.int64)
     _search(row_id, copy, listed_id, listed_copy, out)
     return out
 

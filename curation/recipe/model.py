@@ -27,7 +27,8 @@ OUTPUT = "output"
 """Name of the only output of a recipe that has `output` and not `outputs`."""
 
 Group: TypeAlias = str | int | bool
-Order: TypeAlias = Literal["shuffled", "input"]
+ORDERS = ("shuffled", "input")
+"""Values of `order` that name no column."""
 
 
 TYPES = (
@@ -275,8 +276,10 @@ class OutputSpec(_Spec):
     path: str = Field(min_length=1, description="directory or URL of the result")
     format: Literal["arrow", "parquet"] = Field(default="arrow", description="format of the shards: arrow | parquet")
     shard_rows: int = Field(default=50_000, ge=1, description="rows of a shard")
-    order: Order = Field(
-        default="input", description="shuffled | input; default: shuffled if there is a feed, else input"
+    order: str = Field(
+        default="input",
+        min_length=1,
+        description="shuffled | input | column to sort by (-column: descending); default: input, with a feed shuffled",
     )
     keep: int = Field(default=1, ge=0, description="generations that are kept besides the current one")
     compression: Literal["zstd", "snappy", "lz4", "none"] = Field(
@@ -303,6 +306,10 @@ class OutputSpec(_Spec):
             raise ValueError(f"arrow shards are memory-mapped, got compression {self.compression}; use format parquet")
         if self.feed is not None and self.feed.groups is not None and self.order == "input":
             raise ValueError("a feed with groups stores rows group by group, got order input; use shuffled")
+        if self.feed is not None and self.order not in ORDERS:
+            raise ValueError(
+                f"a feed visits rows in an order of its own, got order {self.order}; leave one of them out"
+            )
         return self
 
 

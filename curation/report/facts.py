@@ -86,7 +86,22 @@ def flow(manifest: Manifest) -> list[Step]:
     return steps
 
 
-_TELLING = ("where", "by", "shares", "long_tail", "n", "fraction", "quotas", "label", "target", "columns", "k")
+_TELLING = (
+    "right",
+    "keys",
+    "on",
+    "where",
+    "by",
+    "shares",
+    "long_tail",
+    "n",
+    "fraction",
+    "quotas",
+    "label",
+    "target",
+    "columns",
+    "k",
+)
 
 
 def _detail(content: Mapping[str, Any], name: str) -> str:
@@ -168,9 +183,18 @@ def _about_steps(steps: list[Step]) -> Iterator[Warned]:
             yield Warned(level, f"Stage {step.name} dropped {share} of the rows that came to it.")
 
 
+def _told(notes: Any) -> str:
+    """What a stage has noted, as words: ``found 2, not found 1``; zeros say nothing."""
+    if isinstance(notes, list) and all(isinstance(each, dict) for each in notes):
+        return short("; ".join(_told(each) for each in notes), 300)
+    if not isinstance(notes, dict):
+        return short(notes, 300)
+    return short({str(key).replace("_", " "): value for key, value in notes.items() if value != 0}, 300)
+
+
 def _noted(manifest: Manifest) -> Iterator[Warned]:
     for stage, notes in manifest.content["notes"].items():
         for topic, each in notes.items() if isinstance(notes, dict) else [("", notes)]:
             if each:
                 place = f"{stage}, {topic}" if topic else stage
-                yield Warned("note", f"Stage {place}: {short(each, 300)}")
+                yield Warned("note", f"Stage {place}: {_told(each)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -46,11 +46,12 @@ class BindError(Exception):
 
 @dataclass(frozen=True)
 class Drop:
-    """Rows that a stage takes out, for one reason."""
+    """Rows that a stage takes out, for one reason; ``instead`` are rows that stand for them, where there are such."""
 
     reason: str
     row_id: Ids
     copy: NDArray[np.uint32]
+    instead: Ids | None = None
 
     @classmethod
     def of(cls, table: pa.Table, reason: str) -> Drop:
@@ -145,6 +146,10 @@ class Stage(ABC, Generic[P]):
     def apply(self, table: pa.Table, state: State) -> Outcome:
         """Work on one chunk."""
 
+    def carries(self, column: str, port: str) -> str | None:
+        """Name under which a column that flows in goes out of a port with the same values; None if it does not."""
+        return column
+
     # The general form: several tables flow in, or several kinds of rows go out.
 
     def bind_all(self, coming: Coming) -> Mapping[str, pa.Schema]:
@@ -201,6 +206,10 @@ class Piece:
     port: str = ""
 
 
+PROBE = "probe"
+"""Name of the step of an artifact that goes over the chunks of what flows in."""
+
+
 class ArtifactStage(FitStage[P]):
     """A stage whose state is too large to merge: it is written as tables that later jobs open.
 
@@ -209,14 +218,21 @@ class ArtifactStage(FitStage[P]):
     ``pieces`` and made by ``create``; and, where ``alters`` is true, other or fewer rows, when ``flow`` gets the tables
     for every chunk that passes.
 
+    A stage whose new rows are made of the state alone sets ``extracts`` to false: no chunk is gone over again.
+
     With ``side`` the fit and the extract go over the table that this option names, not over what flows in; its rows
     end here, for the reason ``side_reason``.
+
+    A step of the name :data:`PROBE` has a job for every chunk of what flows in: ``probe`` sees its rows and the tables
+    so far, and later steps read what it has saved. So a stage can account for what it finds. ``flow`` gets the tables
+    before it alone: what becomes of a chunk must not depend on the chunks beside it.
     """
 
     steps: tuple[str, ...] = ()
     alters: ClassVar[bool] = False
     side: ClassVar[str] = ""
     side_reason: ClassVar[str] = "looked up"
+    extracts: ClassVar[bool] = True
 
     @abstractmethod
     def extract_columns(self) -> frozenset[str]:
@@ -238,6 +254,14 @@ class ArtifactStage(FitStage[P]):
     def run(self, step: str, detail: Mapping[str, Any], tables: Tables) -> tuple[pa.Table, Mark]:
         """Do one job of a step; the table is stored, the mark goes to the manifest's notes."""
 
+    def probe_columns(self) -> frozenset[str]:
+        """Columns that ``probe`` reads."""
+        raise AssertionError(f"stage '{self.name}' has no step {PROBE}")
+
+    def probe(self, table: pa.Table, state: State, tables: Tables) -> pa.Table:
+        """What is saved of a chunk that flows in; empty where there is nothing."""
+        raise AssertionError(f"stage '{self.name}' has no step {PROBE}")
+
     def pieces(self, state: State) -> list[Piece]:
         """Blocks of new rows, in order; none for a stage that makes none."""
         return []
@@ -252,11 +276,12 @@ class Tables:
     """What earlier steps of an artifact have written: keys by step, in job order.
 
     The number beside a key is the ``class`` that its job's detail names, else the number of the job (of the chunk, for
-    the step ``extract``).
+    the step ``extract``). ``wanted`` names what is to go out of each port, for ``flow``.
     """
 
     store: Store
     keys: Mapping[str, tuple[tuple[int, str], ...]]
+    wanted: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def get(self, step: str, number: int) -> pa.Table:
         """Table of the job of that number, memory-mapped."""

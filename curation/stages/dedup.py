@@ -39,6 +39,9 @@ SAMPLE = 4096
 HASH, REST, RANK, SURE = "hash", "rest", "rank", "sure"
 """Columns of extracts: key of a row or of a band, further bits of a row's key, order of preference, fate is known."""
 OTHER = "of."
+INSTEAD = OTHER + ROW_ID
+"""Row that stays instead of one that is dropped. Of a row that had an equal one in its own chunk it is that one, which
+may be dropped for another in turn."""
 """Prefix of columns of the row that is preferred."""
 
 
@@ -126,16 +129,18 @@ class DedupStage(ArtifactStage[Dedup]):
         assert table is not None
         assert artifact is not None
         row_id, copy = ids_of(table), copies_of(table)
-        drop = np.zeros(table.num_rows, np.bool_)
+        drop, instead = np.zeros(table.num_rows, np.bool_), np.zeros(table.num_rows, np.uint64)
         for detail, known in zip(self.jobs("place", state), artifact.all("place"), strict=True):
             inside = np.flatnonzero((row_id >= detail["low"]) & (row_id <= detail["high"]))
             if inside.size and known.num_rows:
-                drop[inside] = listed(
+                place = listed(
                     row_id[inside], copy[inside], listed_id=_numbers(known, ROW_ID), listed_copy=_copies(known)
                 )
+                found = inside[place >= 0]
+                drop[found], instead[found] = True, _numbers(known, INSTEAD)[place[place >= 0]]
         if not drop.any():
             return Outcome({"": table})
-        return Outcome({"": keep(table, ~drop)}, (Drop(self.reason, row_id[drop], copy[drop]),))
+        return Outcome({"": keep(table, ~drop)}, (Drop(self.reason, row_id[drop], copy[drop], instead[drop]),))
 
     # fit
 
@@ -247,26 +252,30 @@ def _with_sure(rows: pa.Table) -> pa.Table:
     They need no comparison with other chunks, so they get a place in the order of keys by their ids: a value that fills
     half of the data does not fill half of a job.
     """
-    sure = np.zeros(rows.num_rows, np.uint8)
-    dropped = _dropped(rows)
-    sure[dropped] = 1
+    sure, instead = np.zeros(rows.num_rows, np.uint8), np.zeros(rows.num_rows, np.uint64)
+    dropped, kept = _dropped(rows)
+    sure[dropped], instead[dropped] = 1, ids_of(rows)[kept]
     keys = _numbers(rows, HASH).copy()
     keys[dropped] = _spread(ids_of(rows)[dropped])
-    return rows.set_column(rows.column_names.index(HASH), HASH, [keys]).append_column(SURE, [sure])
+    rows = rows.set_column(rows.column_names.index(HASH), HASH, [keys])
+    return rows.append_column(SURE, [sure]).append_column(INSTEAD, [instead])
 
 
 def _duplicates(rows: pa.Table) -> pa.Table:
     """Rows to drop of all rows whose keys lie in a range."""
     sure = _numbers(rows, SURE).astype(np.bool_)
     open_ = np.flatnonzero(~sure)
-    dropped = open_[_dropped(take(rows, open_))]
+    dropped, kept = (open_[place] for place in _dropped(take(rows, open_)))
+    instead = _numbers(rows, INSTEAD).copy()
+    instead[dropped] = ids_of(rows)[kept]
+    rows = rows.set_column(rows.column_names.index(INSTEAD), INSTEAD, [instead])
     return _rows(rows, np.concatenate([np.flatnonzero(sure), dropped]))
 
 
-def _dropped(rows: pa.Table) -> NDArray[np.int64]:
+def _dropped(rows: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to drop, and the row that stays instead of each."""
     keys = np.stack([_numbers(rows, HASH), _numbers(rows, REST)], axis=1)
-    dropped, _ = equal_survivors(keys, rank=_ranks(rows), row_id=ids_of(rows), copy=_copies(rows))
-    return dropped
+    return equal_survivors(keys, rank=_ranks(rows), row_id=ids_of(rows), copy=_copies(rows))
 
 
 def _linked(rows: pa.Table) -> pa.Table:
@@ -308,11 +317,11 @@ def _pairs(rows: pa.Table, first: NDArray[np.int64], second: NDArray[np.int64]) 
 
 
 def _rows(rows: pa.Table, place: NDArray[np.int64]) -> pa.Table:
-    return pa.table({n: _numbers(rows, n)[place] for n in (ROW_ID, COPY) if n in rows.column_names})
+    return pa.table({n: _numbers(rows, n)[place] for n in (ROW_ID, COPY, INSTEAD) if n in rows.column_names})
 
 
 def _in_order(rows: pa.Table) -> pa.Table:
-    """Ids and copies in ascending order."""
+    """Ids and copies in ascending order, with what stays instead."""
     return _rows(rows, np.lexsort((_copies(rows), ids_of(rows))))
 
 
@@ -325,7 +334,7 @@ def _range(parts: Sequence[pa.Table], column: str, detail: Mapping[str, Any]) ->
         stop = int(np.searchsorted(values, np.uint64(detail["high"]), side="right"))
         found.append(part.slice(start, stop - start))
     if not found:
-        return pa.table({name: np.zeros(0, np.uint64) for name in (HASH, REST, SURE, ROW_ID)})
+        return pa.table({name: np.zeros(0, np.uint64) for name in (HASH, REST, SURE, ROW_ID, INSTEAD)})
     return pa.concat_tables(found).combine_chunks()
 
 

@@ -36,6 +36,10 @@ class DeriveStage(Stage[Derive]):
         }
         return (wanted - self.params.columns.keys()) | named
 
+    def carries(self, column: str, port: str) -> str | None:
+        """A column that is computed anew is another one."""
+        return None if column in self.params.columns else column
+
     def apply(self, table: pa.Table, state: State) -> Outcome:
         """Evaluate the expressions whose columns are here."""
         present = set(table.column_names)

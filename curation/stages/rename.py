@@ -36,6 +36,10 @@ class RenameStage(Stage[Rename]):
         old = {new: old for old, new in self.params.columns.items()}
         return frozenset(old.get(name, name) for name in wanted)
 
+    def carries(self, column: str, port: str) -> str | None:
+        """The new name."""
+        return self.params.columns.get(column, column)
+
     def apply(self, table: pa.Table, state: State) -> Outcome:
         """Rename."""
         return Outcome({"": table.rename_columns([self.params.columns.get(n, n) for n in table.column_names])})

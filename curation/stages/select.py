@@ -28,6 +28,10 @@ class SelectStage(Stage[Select]):
         """Nothing beyond what is wanted."""
         return wanted
 
+    def carries(self, column: str, port: str) -> str | None:
+        """A column that stays is the same one."""
+        return column if self._stays(column) else None
+
     def apply(self, table: pa.Table, state: State) -> Outcome:
         """Pass the rows on without columns that are dropped but were read, so that others may take their names."""
         return Outcome({"": table.select([name for name in table.column_names if self._stays(name)])})

@@ -276,7 +276,9 @@ def _cut(table: pa.Table, count: int) -> list[pa.Table]:
 
 
 def _result(stage: Stage[Any], outcomes: Sequence[Outcome]) -> _Result:
-    tables = {port: pa.concat_tables([each.tables[port] for each in outcomes]) for port in stage.ports}
+    # Rows of an optional port are made by an artifact; none of those that pass through go there.
+    ports = [port for port in stage.ports if port not in stage.optional_ports]
+    tables = {port: pa.concat_tables([each.tables[port] for each in outcomes]) for port in ports}
     drops = [
         (int(row), int(copy), drop.reason)
         for each in outcomes

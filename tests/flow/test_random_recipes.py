@@ -19,7 +19,7 @@ from curation.io.manifest import Manifest
 from curation.types import SYNTHETIC
 from tests.flow.helpers import digest_tree, people, read, run, write
 
-MOST = 20
+MOST = 30
 """Recipes to try; each is built four times or five."""
 
 
@@ -31,7 +31,7 @@ class Draft:
     stages: list[dict[str, Any]] = field(default_factory=list)
     free: list[str] = field(default_factory=lambda: [f"new{i}" for i in range(16)])
     copied: bool = False
-    ref: str | None = None
+    ref: str | list[str] | None = None
     ports: list[str] = field(default_factory=list)
 
     def add(self, use: str, **options: Any) -> None:
@@ -39,6 +39,20 @@ class Draft:
         source = {"from": self.ref} if self.ref else {}
         self.stages.append({"name": name, "use": use, **source, **options})
         self.ref = None
+
+    @property
+    def here(self) -> str:
+        """Reference that the next stage would read."""
+        assert not isinstance(self.ref, list)
+        return self.ref or (self.stages[-1]["name"] if self.stages else "people")
+
+    def aside(self) -> str:
+        """Some of the rows, in a branch of their own; the next stage reads what was there before."""
+        before = self.here
+        self.add("filter", where=f"{self.names['id']} % 3 = 1" if self.has("id") else "1 = 1")
+        branch: str = self.stages[-1]["name"]
+        self.ref = before
+        return branch
 
     def has(self, *columns: str) -> bool:
         return all(column in self.names for column in columns)
@@ -136,7 +150,56 @@ def grown(draw: Any, draft: Draft) -> None:
     )
 
 
-STAGES = [grown, sampled, selected, renamed, dealt, derived, filtered]
+def together(draw: Any, draft: Draft) -> None:
+    before = draft.here
+    if draw(st.booleans()):
+        draft.add("split", shares={"a": 0.5, "b": 0.5})
+        draft.ref = [f"{draft.stages[-1]['name']}.{port}" for port in "ba"]
+    else:  # some rows come twice
+        draft.ref, draft.copied = [before, draft.aside()], True
+    draft.add("concat")
+
+
+def looked_up(draw: Any, draft: Draft) -> None:
+    if not draft.has("id"):
+        return
+    how = draw(st.sampled_from(["inner", "left", "semi", "anti", "erase"]))
+    branch, on = draft.aside(), draft.names["id"]
+    if how == "erase":
+        draft.add("erase", keys=branch, on=on)
+    elif how in ("semi", "anti") or not draft.has("text"):
+        draft.add("join", right=branch, on=on, how="anti" if how == "anti" else "semi")
+    else:
+        matches, draft.copied = ("all", True) if not draft.copied else ("one", True)
+        suffix = draft.free.pop(0)
+        draft.add("join", right=branch, on=on, how=how, columns=[draft.names["text"]], suffix=suffix, matches=matches)
+
+
+def described(draw: Any, draft: Draft) -> None:
+    if draft.has("score"):
+        by = draft.pick(draw, "lang", "text")
+        draft.add("group_stats", columns=[draft.names["score"]], **({"by": by} if by else {}))
+
+
+def ordered(draw: Any, draft: Draft) -> None:
+    by = draft.pick(draw, "lang", "text", "score", "weight")
+    if by:
+        draft.add("sort", by=[draw(st.sampled_from(["", "-"])) + by])
+
+
+STAGES = [
+    grown,
+    sampled,
+    selected,
+    renamed,
+    dealt,
+    derived,
+    filtered,
+    together,
+    looked_up,
+    described,
+    ordered,
+]
 
 
 @st.composite
@@ -147,7 +210,7 @@ def recipes(draw) -> dict[str, Any]:
     source = {"path": "data"} | draw(st.sampled_from([{}, {"key": "id"}, {"key": "id"}]))
     if draw(st.booleans()):
         source["where"] = "id % 5 <> 4"
-    last = {"from": draft.ref} if draft.ref else {"from": draft.stages[-1]["name"]} if draft.stages else {}
+    last = {"from": draft.here}
     outputs = {"one": {**last, "path": "out/one", **draw(shapes(draft))}}
     if draw(st.booleans()):
         other = draft.ports[-1] if draft.ports else "people"
@@ -218,7 +281,9 @@ def check_ledger(manifest: Manifest, outputs: list[pa.Table], sources: set[int])
     dropped = set(ledger.column("row_id").to_pylist())
     kept = {i for table in outputs for i in table.column("_row_id").to_pylist()}
     assert sources - kept <= dropped <= sources | {i for i in dropped if i >= int(SYNTHETIC)}
-    if len(outputs) == 1 and "_copy" not in outputs[0].column_names:
+    stages_read = manifest.content["recipe"]["stages"]
+    branches = any("right" in stage or "keys" in stage or isinstance(stage["from"], list) for stage in stages_read)
+    if len(outputs) == 1 and "_copy" not in outputs[0].column_names and not branches:
         assert not kept & dropped
 
 
@@ -245,6 +310,8 @@ def small_chunks():
         patch.setattr("curation.io.chunks.CHUNK_ROWS", 16)
         patch.setattr("curation.stages.smote.PIECE_ROWS", 11)
         patch.setattr("curation.stages.smote.SEARCH_ROWS", 13)
+        patch.setattr("curation.stages.lookup.PARTITION_BYTES", 400)
+        patch.setattr("curation.flow.sorting.SAMPLE", 4)
         yield
 
 

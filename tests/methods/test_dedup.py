@@ -234,13 +234,14 @@ PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), max_size=12)
 
 @settings(deadline=None)
 @given(PAIRS, PAIRS)
-def test_listed__is_membership(rows, others):
+def test_listed__is_the_place_in_the_list(rows, others):
     known = np.array(sorted(set(others)), np.uint64).reshape(-1, 2)
     asked = np.array(rows, np.uint64).reshape(-1, 2)
     (asked_id, asked_copy), (known_id, known_copy) = asked.T, known.T
     small = np.uint32
     found = listed(asked_id, asked_copy.astype(small), listed_id=known_id, listed_copy=known_copy.astype(small))
-    assert found.tolist() == [row in set(others) for row in rows]
+    places = {pair: i for i, pair in enumerate(sorted(set(others)))}
+    assert found.tolist() == [places.get(row, -1) for row in rows]
 
 
 # ---- the whole, in memory

@@ -306,3 +306,36 @@ def test_key__holds_the_seed_only_where_chance_decides():
 
     assert key(1, columns=["small"]) == key(2, columns=["small"])
     assert key(1, near={"column": "text"}) != key(2, near={"column": "text"})
+
+
+@pytest.mark.parametrize("options", [{"columns": ["small"]}, {"near": {"column": "text"}}])
+def test_ledger__names_the_row_that_stays_instead(tmp_path, options, monkeypatch):
+    """Followed from row to row, it ends at one that is kept and, for whole rows, has the same value."""
+    monkeypatch.setattr(module, "FIND_ROWS", 64)
+    kept = built(tmp_path, options)
+    ledger = pl.scan_ipc(read_manifest(tmp_path / "out").path("ledger")).collect()
+    instead = dict(zip(ledger["row_id"], ledger["instead"], strict=True))
+    alive = dict(zip(kept.column("_row_id").to_pylist(), kept.column("small").to_pylist(), strict=True))
+    value = dict(zip(*_ids_and_values(tmp_path), strict=True))
+    assert len(instead) == N - len(alive)
+    for row in instead:
+        last = row
+        while last in instead:
+            last = instead[last]
+        assert last in alive
+        assert "near" in options or value[row] == alive[last]
+
+
+def _ids_and_values(folder):
+    run(folder, yaml.safe_dump(ALL_ROWS), out="all")
+    every = read(folder / "all")
+    return every.column("_row_id").to_pylist(), every.column("small").to_pylist()
+
+
+ALL_ROWS = {
+    "recipe": 1,
+    "name": "all",
+    "seed": 4,
+    "inputs": {"rows": {"path": "data", "key": "id"}},
+    "output": {"path": "all"},
+}
