@@ -313,8 +313,8 @@ def test_ledger__names_the_row_that_stays_instead(tmp_path, options, monkeypatch
     """Followed from row to row, it ends at one that is kept and, for whole rows, has the same value."""
     monkeypatch.setattr(module, "FIND_ROWS", 64)
     kept = built(tmp_path, options)
-    ledger = pl.scan_ipc(read_manifest(tmp_path / "out").path("ledger")).collect()
-    instead = dict(zip(ledger["row_id"], ledger["instead"], strict=True))
+    left = ledger(tmp_path)
+    instead = dict(zip(left["row_id"], left["instead"], strict=True))
     alive = dict(zip(kept.column("_row_id").to_pylist(), kept.column("small").to_pylist(), strict=True))
     value = dict(zip(*_ids_and_values(tmp_path), strict=True))
     assert len(instead) == N - len(alive)
