@@ -15,8 +15,8 @@ from s3fs.core import S3File
 import curation
 from curation.errors import CurationError
 from curation.io import remote
-from curation.io.location import location_of
-from tests.cli.project import RECIPE, TWO_OUTPUTS, curate, make_project
+from curation.io.location import local, location_of
+from tests.cli.project import RECIPE, TWO_OUTPUTS, curate, make_project, people
 from tests.s3 import SECRET, closed_port, make_bucket, use, used
 
 
@@ -109,6 +109,20 @@ def test_loader__refuses_a_shard_that_is_another_one(own):
     remote.put_bytes(bytes(remote.sizes(own)[shard]), f"{own}/{shard}")
     with pytest.raises(CurationError, match=r"part-00000\.arrow: expected the xxh3 [0-9a-f]{32}, got"):
         curation.open(own).loader()
+
+
+def test_sidecar__of_a_shard_belongs_to_the_result(bucket, tmp_path):
+    table = people().select(["id", "lang"]).append_column("raw", pa.array([bytes([i]) * 5000 for i in range(200)]))
+    recipe = re.sub("(?s)stages:.*feed", "feed", RECIPE).replace("build/tiny}", f"{bucket.url}/tiny, format: parquet}}")
+    path = make_project(tmp_path, recipe, table)
+    build = curation.build(path)
+    (shard,) = build.manifest.shards
+    assert shard.sidecar is not None
+    build.loader()
+    assert local(build.path / shard.sidecar.path).parent == local(build.path / shard.path).parent
+    remote.delete(f"{bucket.url}/tiny/{shard.sidecar.path}")
+    assert not build.manifest.complete()
+    assert curation.build(path).manifest.complete()
 
 
 def test_ledger_and_explain__answer(far):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -24,7 +24,7 @@ from curation.engine.store import Mark, Store
 from curation.errors import BuildError
 from curation.io.chunks import Chunk, Segment, Skip, cut
 from curation.io.files import RECORDS, FileRef
-from curation.io.formats import READERS, Layout, Piece, UnreadableError, open_binary, open_file
+from curation.io.formats import READERS, Layout, Piece, UnreadableError, open_ahead, open_binary, open_file
 from curation.io.records import record_format
 from curation.io.records.base import BLOCK_ROWS, BadRecord, Block, BrokenStreamError, Options, WidenError
 from curation.keys import content_key
@@ -272,11 +272,16 @@ class _Part:
         files = self.job.batch.files
         named = {file.url or file.path: file for file in files}
         paths = [(path, file.relative) for path, file in named.items()]
-        for block in read_images(paths, opener=lambda path: open_binary(named[path])):
-            for each in block.bad:
-                self._one_bad(files[each.row], each, each.row)
-            yield _fitted(block.table.select(self.schema.names), self.schema, files[0])
-            self.rows += block.table.num_rows
+        with closing(open_ahead([file for file in files if file.remote])) as far:
+
+            def opener(path: str) -> BinaryIO:
+                return next(far) if named[path].remote else open_binary(named[path])
+
+            for block in read_images(paths, opener=opener):
+                for each in block.bad:
+                    self._one_bad(files[each.row], each, each.row)
+                yield _fitted(block.table.select(self.schema.names), self.schema, files[0])
+                self.rows += block.table.num_rows
         self.files += [[1, None] for _ in files]
 
     def _note(self, file: FileRef, block: Block, before: int) -> None:

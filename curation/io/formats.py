@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from io import BytesIO
@@ -20,6 +22,11 @@ READERS = {
     "lance": "curation.io.lance:LanceReader",
 }
 """Formats whose pieces can be decoded alone; all others are read front to back (``curation.io.records``)."""
+
+AHEAD = 8
+"""Files of a store that are fetched before they are asked for."""
+AHEAD_BYTES = 8 << 20
+"""Largest file that is fetched before."""
 
 SMALL_BYTES = 1 << 20
 """A file of a store up to this size is fetched whole: it costs more to ask several times."""
@@ -79,6 +86,10 @@ def source_of(file: FileRef) -> str | BinaryIO:
         return file.path
     if file.size > SMALL_BYTES:
         return open_read(file.url, version=file.version)
+    return _fetched(file)
+
+
+def _fetched(file: FileRef) -> BinaryIO:
     with open_stream(file.url, version=file.version) as source:
         return BytesIO(source.read())
 
@@ -86,3 +97,18 @@ def source_of(file: FileRef) -> str | BinaryIO:
 def open_binary(file: FileRef) -> BinaryIO:
     """Open a file to be read front to back."""
     return open_stream(file.url, version=file.version) if file.remote else Path(file.path).open("rb")
+
+
+def open_ahead(files: Sequence[FileRef]) -> Generator[BinaryIO]:
+    """Open files of a store one after the other, and fetch the next ones meanwhile: each costs a wait, not work."""
+    pool = ThreadPoolExecutor(AHEAD)
+    try:
+        coming: deque[Future[BinaryIO]] = deque()
+        for file in files:
+            coming.append(pool.submit(_fetched if file.size <= AHEAD_BYTES else open_binary, file))
+            if len(coming) > AHEAD:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import threading
 import uuid
 
 import numpy as np
@@ -204,6 +205,21 @@ def test_columns__that_are_not_asked_for_do_not_travel(bucket, tmp_path, fetched
     assert 0 < sum(fetched) < allowed
 
 
+def test_images__are_fetched_several_at_a_time(bucket, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    images(tmp_path / "data", "x", people(10))
+    url, meet = sent(tmp_path / "data", f"{bucket.url}/data"), threading.Barrier(5)
+    fetch = S3File._fetch_range
+
+    def together(file, start, end):
+        meet.wait(20)  # until five are on their way
+        return fetch(file, start, end)
+
+    monkeypatch.setattr(S3File, "_fetch_range", together)
+    built(tmp_path, url)
+    assert read(tmp_path / "out").column("label").to_pylist() == ["x"] * 10
+
+
 def test_stream__is_held_a_batch_at_a_time(bucket, tmp_path, fetched):
     (tmp_path / "data").mkdir()
     with pa.ipc.new_stream(tmp_path / "data/x.arrow", pa.schema([("raw", pa.binary())])) as file:
@@ -217,17 +233,17 @@ def test_stream__is_held_a_batch_at_a_time(bucket, tmp_path, fetched):
 # What comes and changes
 
 
-def test_second_object__is_all_that_the_next_build_reads(bucket, tmp_path):
+@each_of(parquet, jsonl)
+def test_next_build__reads_the_objects_that_are_new_or_overwritten(bucket, tmp_path, write):
     (tmp_path / "data").mkdir()
-    for write, name in ((jsonl, "x"), (jsonl, "y")):
-        write(tmp_path / "data", name, people(130, start=130 * (name == "y")))
-    url = f"{bucket.url}/data"
-    remote.put_file(tmp_path / "data/x.jsonl", f"{url}/x.jsonl")
-    first = built(tmp_path, url)
-    remote.put_file(tmp_path / "data/y.jsonl", f"{url}/y.jsonl")
-    second = built(tmp_path, url)
-    assert (first.ran["a: read"], second.ran["a: read"], second.ran["census"]) == (1, 1, 1)
-    assert read(tmp_path / "out").num_rows == 260
+    url, jobs = f"{bucket.url}/data", []
+    for name, start in (("x", 0), ("y", 130), ("x", 260)):
+        write(tmp_path / "data", name, people(130, start=start))
+        sent(tmp_path / "data", url)
+        jobs.append(built(tmp_path, url).ran)
+    reading = "census" if write is parquet else "a: read"
+    assert [each[reading] for each in jobs] == [each["census"] for each in jobs] == [1, 1, 1]
+    assert sorted(read(tmp_path / "out").column("id").to_pylist()) == list(range(130, 390))
 
 
 def test_object__that_is_overwritten_is_read_anew(one, tmp_path):
