@@ -124,6 +124,7 @@ _TOKEN = re.compile(
       | (?P<comment>--|/\*|\#) | (?P<dollar>\$) | (?P<space>\s+) | (?P<other>\d[\w.]*|.)""",
     re.VERBOSE | re.DOTALL,
 )
+_STUMBLED = re.compile(r"(?:unsupported function|expected an expression \(found) '(\w+)'")
 _ODD_PREFIX = re.compile(r"\b(e|q|nq|r|br|rb)'", re.IGNORECASE)  # E'..', Q'[..]': other rules for what ends the text
 _TRANSLATIONS = (
     (
@@ -180,7 +181,7 @@ class RowExpression:
             expression = pl.sql_expr(text)
             tree = _tree(expression)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, RecursionError) as error:
-            raise ExpressionError(_one_line(error)) from None
+            raise ExpressionError(_one_line(error) + _meant(str(error), text)) from None
         columns: dict[str, None] = {}
         for node in _walk(tree, text):
             if isinstance(node, dict) and "Column" in node:
@@ -363,6 +364,18 @@ def _plain_name(name: str) -> str:
     if name == "*" or (name.startswith("^") and name.endswith("$")):
         raise ExpressionError(f"a pattern of columns is not allowed, got '{name}'; name one column")
     return name
+
+
+def _meant(message: str, text: str) -> str:
+    """What the author may have meant by the word that the parser stumbles over."""
+    found = _STUMBLED.match(message)
+    if not found:
+        return ""
+    word = found.group(1)
+    if not re.search(rf"\b{re.escape(word)}\s*\(", text, re.IGNORECASE):
+        return f'; a column of that name stands in double quotes: "{word}"'
+    near = difflib.get_close_matches(word.lower(), sorted(FUNCTIONS), 1, cutoff=0.75)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _one_line(error: BaseException) -> str:
