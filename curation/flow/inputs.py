@@ -265,8 +265,6 @@ class InputBinder:
         return whole
 
     def _columns(self, name: str, spec: InputSpec, schema: pa.Schema) -> list[str] | None:
-        for i, column in enumerate(spec.columns or []):
-            self._there(schema, column, ("inputs", name, "columns", i))
         if spec.key is not None and self._there(schema, spec.key, ("inputs", name, "key")):
             kind = schema.field(spec.key).type
             if pa.types.is_nested(kind) or pa.types.is_floating(kind):

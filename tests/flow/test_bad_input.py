@@ -233,6 +233,13 @@ def test_wrong_names__are_found_before_any_pass(tmp_path, recipe, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_wrong_column__is_told_once(tmp_path):
+    write(tmp_path / "data/a.parquet", people(5))
+    with pytest.raises(RecipeError) as caught:
+        run(tmp_path, PLAIN % ", columns: [id, txt]")
+    assert str(caught.value).count("no column 'txt'") == 1
+
+
 def test_full_disk__says_so_and_goes_on_when_there_is_room(tmp_path):
     small = tmp_path / "small"
     small.mkdir()
