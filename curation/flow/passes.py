@@ -175,14 +175,20 @@ class Passes:
             if bad > each.spec.max_bad * read or (
                 each.lost and each.spec.max_bad < 1 and len(each.lost) > each.spec.max_bad * len(each.files)
             ):
-                skip = next((s for c in self.progress.chunks[name] for s in c.skips), None)
-                example = (
-                    f"; first: {skip.reason}" if skip else f"; first: {each.lost[0].file.path}: {each.lost[0].reason}"
-                )
                 raise BuildError(
                     f"input '{name}': {bad} of {each.rows} rows and {len(each.lost)} of {len(each.files)} files are "
-                    f"bad, max_bad is {each.spec.max_bad:g}{example}"
+                    f"bad, max_bad is {each.spec.max_bad:g}; first: {self._first_bad(name)}; mend the files, or raise "
+                    "`max_bad`"
                 )
+
+    def _first_bad(self, name: str) -> str:
+        """Place and fault of the first row that is set aside, else of the first file that cannot be read."""
+        for chunk in self.progress.chunks[name]:
+            for skip in chunk.skips:
+                file, row = chunk.origin(skip.start)
+                return f"{file.path}, row {row}: {skip.reason}"
+        lost = self._bound.inputs[name].lost[0]
+        return f"{lost.file.path}: {lost.reason}"
 
     # States of fits and artifacts.
 
