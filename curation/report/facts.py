@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curation.io.manifest import Manifest
+from curation.types import COPY, ORIGIN
 
 TINY_ROWS = 100
 SMALL_GROUP = 10
@@ -75,14 +76,14 @@ def flow(manifest: Manifest) -> list[Step]:
     left = account["read"] - sum(lost.values())
     files = plural(len(account["files"]), "file")
     steps = [Step(source, "input", files, account["read"], 0, wanted[0], left - wanted[0], lost)]
+    grows = not {ORIGIN, COPY}.isdisjoint(manifest.schema.names)
     for name, following in zip(stages, wanted[1:], strict=True):
         each = content["stages"][name]
+        made = each["created"] if grows else 0  # else all new rows went out by another port: a table of statistics
         dropped = {reason: n for reason, n in sorted(each["dropped"].items()) if n}
         # the other parts of a split, or rows that another stage reads as well, do not come this way
-        aside = each["out"] - following
-        steps.append(
-            Step(name, each["use"], _detail(content, name), each["in"], each["created"], following, aside, dropped)
-        )
+        aside = each["out"] - (each["created"] - made) - following
+        steps.append(Step(name, each["use"], _detail(content, name), each["in"], made, following, aside, dropped))
     return steps
 
 

@@ -18,6 +18,14 @@ from curation.report.page import render
 from tests.cli.project import RECIPE, TWO_OUTPUTS, people
 from tests.report.pages import NO_STAGES, Page, build_of, html_of
 
+STATISTICS = """\
+stages:
+  - {use: group_stats, by: lang, columns: [age]}
+outputs:
+  rows: {from: group_stats, path: build/rows}
+  table: {from: group_stats.table, path: build/table}
+"""
+
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
@@ -65,6 +73,15 @@ def test_flow__balances_at_every_step(two, name):
         assert step.into + step.made == step.out + step.aside + step.lost
         assert step.out == following
     assert steps[0].dropped == {"not selected": 20}
+
+
+def test_flow__has_no_new_rows_where_only_a_table_of_statistics_has(tmp_path):
+    recipe = TWO_OUTPUTS.partition("stages:")[0] + STATISTICS
+    build = build_of(tmp_path, recipe)
+    rows, table = (flow(build.outputs[name].manifest)[-1] for name in ("rows", "table"))
+    assert (rows.made, rows.aside, rows.out) == (0, 0, rows.into)
+    assert table.made == table.out > 0
+    assert table.aside == table.into
 
 
 def test_page__shows_the_balance(two, html):
