@@ -88,5 +88,5 @@ class Runner:
         if largest is not None and IDLE_BYTES + largest.memory * shared > self.memory:
             raise RefusedError(
                 f"{phase}: {gib(IDLE_BYTES + largest.memory * shared)} per worker needed for {largest.describe()}, "
-                f"{gib(self.memory)} allowed; raise `--memory`, or use fewer `--workers`"
+                f"{gib(self.memory)} allowed; raise `--memory`, or use fewer `--workers` where they share it"
             )

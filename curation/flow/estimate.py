@@ -40,7 +40,7 @@ def estimate(bound: Bound) -> list[Line]:
     smaller = "write the input with smaller row groups"
     for name, each in bound.inputs.items():
         if each.batches:
-            mend = "use fewer `--workers`"
+            mend = "use fewer `--workers` where they share it"
             lines.append(Line(f"{name}: read", each.about_rows, len(each.batches), READ_MEMORY, each.about_bytes, mend))
         if each.spec.on_bad_rows == "quarantine" and each.chunks:
             lines.append(Line(f"{name}: look for bad rows", each.rows, len(each.chunks), memory, 0, smaller))
