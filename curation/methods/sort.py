@@ -22,7 +22,7 @@ class Sort(Params):
     """Options of ``use: sort``."""
 
     by: list[Annotated[str, Field(min_length=1)] | SortColumn] = Field(
-        min_length=1, description="columns, the first one counts most: a, -a (descending) or {column:, descending:}"
+        min_length=1, description="list of columns, the first counts most: a, -a (descending) or {column:, descending:}"
     )
 
     @field_validator("by")
