@@ -236,3 +236,9 @@ def test_condition__decodes_nothing_else_where_no_row_passes(tmp_path, monkeypat
     assert read(tmp_path / "out").num_rows == 500
     with pytest.raises(BuildError, match="rows 500 to 999"):
         run(tmp_path, recipe.replace("id < 500", "id < 501"))
+
+
+def test_columns__are_chosen_from_text(tmp_path):
+    write_jsonl(tmp_path / "data/a.jsonl", rows(20))
+    run(tmp_path, PLAIN % ", columns: [score]")
+    assert users(read(tmp_path / "out")) == [{"score": each["score"]} for each in rows(20) if each["score"] > 0]
