@@ -408,3 +408,11 @@ def test_many_files__have_row_ids_of_their_own(tmp_path, monkeypatch):
     )
     run(tmp_path, PLAIN % "")
     assert len(set(read(tmp_path / "out").column("_row_id").to_pylist())) == 300
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("ns"), pa.duration("ns"), pa.timestamp("us")])
+def test_equal_keys__that_python_cannot_hold_are_set_aside_too(tmp_path, kind):
+    keys = pa.array([1, 10**18 + 1, 10**18 + 1], kind)
+    write(tmp_path / "data/a.parquet", pa.table({"k": keys}))
+    run(tmp_path, PLAIN % ", key: k, on_bad_rows: quarantine, max_bad: 0.6")
+    assert read(tmp_path / "out")["k"].cast(pa.int64()).to_pylist() == keys[:2].cast(pa.int64()).to_pylist()
