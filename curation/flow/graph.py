@@ -76,8 +76,12 @@ class Step:
 
 @dataclass
 class Lineage:
-    """By which ways rows reach each reference: an input or a stage that makes rows, and the ports they went out of."""
+    """By which ways rows reach each reference: an input or a stage that makes rows, and the ports they went out of.
 
+    ``named`` are inputs whose rows bring their ids along, which rows of any other input may have, too.
+    """
+
+    named: frozenset[str] = frozenset()
     ways: dict[str, list[tuple[str, frozenset[tuple[str, str]]]]] = field(default_factory=dict)
 
     def of(self, ref: str) -> list[tuple[str, frozenset[tuple[str, str]]]]:
@@ -95,7 +99,7 @@ class Lineage:
     def disjoint(self, refs: tuple[str, ...]) -> bool:
         """Whether no row can come by two of the references: it would have to leave one stage by two ports."""
         return all(
-            root != other or _parted(ports, others)
+            not (root == other or {root, other} & self.named) or _parted(ports, others)
             for i, ref in enumerate(refs)
             for after in refs[i + 1 :]
             for root, ports in self.of(ref)
