@@ -252,3 +252,11 @@ def test_small_files__may_have_dictionaries_of_their_own(tmp_path, monkeypatch):
         write(tmp_path / f"data/{i}.parquet", pa.table({"score": [1.0] * 9, "label": labels}))
     run(tmp_path, PLAIN % "")
     assert read(tmp_path / "out")["label"].to_pylist() == [x for i in range(4) for x in [f"b{i}", f"a{i}", f"b{i}"] * 3]
+
+
+def test_explain__of_a_row_whose_file_lacks_the_column_of_the_condition(tmp_path):
+    write(tmp_path / "data/a.parquet", pa.table({"score": [1.0, 2.0]}))
+    write(tmp_path / "data/b.parquet", pa.table({"score": [3.0], "good": [True]}))
+    run(tmp_path, PLAIN % ", where: good")
+    (fate,) = explain(read_manifest(tmp_path / "out"), "score=1.0").fates
+    assert fate.verdict == "not selected"
