@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from curation.engine.store import Store
 from curation.errors import BuildError, CurationError, InputError
+from curation.expressions import RowExpression
 from curation.flow.evaluate import Readers, path_bits, read_source
 from curation.flow.graph import Source
 from curation.flow.inputs import SNIFF_FILES, layout_of
@@ -486,6 +487,9 @@ class _Inquiry:
         if where is not None and "${" in where:
             return "unknown", f"no output has it; `where: {where}` holds a variable, whose value no manifest keeps"
         wanted, salted = frozenset([ROW_ID]), self._salted(source.name)
+        named = RowExpression.parse(where).columns if where else ()
+        lacking = [pa.field(name, pa.null()) for name in named if name not in source.stored.names]
+        source = replace(source, stored=pa.schema([*source.stored, *lacking]))  # other files have them
         with closing(Readers()) as readers:
             try:
                 table, outside = read_source(replace(source, where=where), one, readers, wanted, salted)

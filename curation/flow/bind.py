@@ -56,10 +56,10 @@ class _Binder:
 
     # stages
 
-    def steps(self, schemas: dict[str, pa.Schema]) -> list[Step]:
-        """Bind the stages in order; ``schemas`` gains those of their outputs."""
+    def steps(self, schemas: dict[str, pa.Schema], named: frozenset[str]) -> list[Step]:
+        """Bind the stages in order; ``schemas`` gains those of their outputs, ``named`` inputs bring row ids along."""
         steps: list[Step] = []
-        lineage = Lineage()
+        lineage = Lineage(named)
         for each in self.recipe.stages:
             refs = [*each.sources, *each.sides.values()]
             if any(ref not in schemas for ref in refs):  # a problem further up is reported already
@@ -247,7 +247,7 @@ def bind(
     reader = InputBinder(binder.add, recipe.seed, sample, verify, files, drift, found or {})
     inputs, sources = _inputs(recipe, reader, note or (lambda text: None))
     schemas = {name: source.schema for name, source in sources.items()}
-    steps = binder.steps(schemas)
+    steps = binder.steps(schemas, frozenset(name for name, source in sources.items() if source.has_ids))
     targets, gates = {}, {}
     for output in recipe.outputs:
         if output.source in schemas:

@@ -47,7 +47,8 @@ class View:
 
     def _key(self, refs: tuple[str, ...]) -> str:
         salts = {name: sorted(values) for name, values in sorted(self.salted.items()) if values}
-        return content_key("view", [self.graph.key(ref, self.states) for ref in refs], salts)
+        keys = [self.graph.key(ref, self.states) for ref in refs]
+        return content_key("view", keys, self.graph.kinds(refs, self.needs), salts)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from curation.expressions import RowExpression
 from curation.keys import content_key
 from curation.stages.base import ArtifactStage, FitStage, Stage
 from curation.types import COPY, ROW_ID, CarriesSchemas
@@ -32,8 +33,13 @@ class Source(CarriesSchemas):
     stored: pa.Schema
     has_ids: bool
 
+    def kinds(self, columns: frozenset[str]) -> list[list[str]]:
+        """Types as which these columns are read, and those that name and select the rows."""
+        named = {self.key_column, *(RowExpression.parse(self.where).columns if self.where else ())}
+        return [[each.name, str(each.type)] for each in self.stored if each.name in columns or each.name in named]
+
     def key(self) -> str:
-        """Content key of how the input is read, apart from its files."""
+        """Content key of how the input is read, apart from its files and the types of its columns."""
         drawn = [self.sample, self.seed] if self.sample < 1.0 else None
         return content_key("input", self.name, self.key_column, self.where, drawn, self.has_ids)
 
@@ -70,8 +76,12 @@ class Step:
 
 @dataclass
 class Lineage:
-    """By which ways rows reach each reference: an input or a stage that makes rows, and the ports they went out of."""
+    """By which ways rows reach each reference: an input or a stage that makes rows, and the ports they went out of.
 
+    ``named`` are inputs whose rows bring their ids along, which rows of any other input may have, too.
+    """
+
+    named: frozenset[str] = frozenset()
     ways: dict[str, list[tuple[str, frozenset[tuple[str, str]]]]] = field(default_factory=dict)
 
     def of(self, ref: str) -> list[tuple[str, frozenset[tuple[str, str]]]]:
@@ -89,7 +99,7 @@ class Lineage:
     def disjoint(self, refs: tuple[str, ...]) -> bool:
         """Whether no row can come by two of the references: it would have to leave one stage by two ports."""
         return all(
-            root != other or _parted(ports, others)
+            not (root == other or {root, other} & self.named) or _parted(ports, others)
             for i, ref in enumerate(refs)
             for after in refs[i + 1 :]
             for root, ports in self.of(ref)
@@ -166,8 +176,13 @@ class Graph(CarriesSchemas):
         own = {ROW_ID, COPY} & set(self.schemas[ref].names)
         return columns | own
 
+    def kinds(self, refs: tuple[str, ...], needs: Needs) -> list[list[list[str]]]:
+        """Types of the columns that are read for ``refs``: another file of an input may have widened them."""
+        reached = {each for ref in refs for each in self.ancestors(ref)}
+        return [each.kinds(needs.get(name, frozenset())) for name, each in self.sources.items() if name in reached]
+
     def key(self, ref: str, states: Mapping[str, str]) -> str:
-        """Content key of how rows become those at ``ref``, states of fits included."""
+        """Content key of how rows become those at ``ref``, states of fits included, types of columns left out."""
         known: dict[str, str] = {}
         for each in self.ancestors(ref):
             step = self.step_of(each)

@@ -114,7 +114,8 @@ class KeysJob(_OnChunk):
     def key(self) -> str:
         """Content key."""
         source = self.view.graph.sources[self.chunk.input]
-        return content_key("keys", self.view.graph.root_key, source.name, source.key_column, self.chunk.key)
+        kind = str(source.stored.field(source.key_column).type)  # a time has other hashes in another unit
+        return content_key("keys", self.view.graph.root_key, source.name, source.key_column, kind, self.chunk.key)
 
     def run(self, store: Store) -> Mark:
         """Write the sorted hashes."""

@@ -33,6 +33,7 @@ from curation.flow.jobs import (
 from curation.flow.output import GatherJob, ScatterJob, StreamJob, Target, cut_chunks, cut_runs, cut_sorted, neighbours
 from curation.io.chunks import Chunk, Skip
 from curation.keys import content_key
+from curation.report.values import to_python
 from curation.stages.base import PROBE, ArtifactStage, FitStage, State, Tables
 
 REPEATS_ROWS = 16_000_000
@@ -146,7 +147,7 @@ class Passes:
             hashes, values, numbers = read_keys(chunk, source)
             for i in np.flatnonzero(np.isin(hashes, doubtful)):
                 value = int(hashes[i])
-                key, row = values[int(i)].as_py(), int(numbers[i])
+                key, row = to_python(values.slice(int(i), 1))[0], int(numbers[i])
                 known = seen.setdefault(value, {})
                 if key not in known:
                     known[key] = (chunk, row)

@@ -206,11 +206,17 @@ class _Part:
         }
 
     def fill(self, path: Path) -> None:
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, self.schema) as writer:
+        # A file holds one dictionary of each column, so that of a batch begins with that of the batch before.
+        options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
+        before = self.schema.empty_table()
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, self.schema, options=options) as writer:
             for tables in _gathered(self._blocks()):
-                for batch in pa.concat_tables(tables).combine_chunks().to_batches():
-                    writer.write_batch(batch)
-                    self.pieces.append([batch.num_rows, batch.nbytes])
+                whole = pa.concat_tables([before, pa.concat_tables(tables).combine_chunks()]).unify_dictionaries()
+                before = whole.slice(0, 0)
+                for batch in whole.to_batches():
+                    if batch.num_rows:
+                        writer.write_batch(batch)
+                        self.pieces.append([batch.num_rows, batch.nbytes])
 
     def _blocks(self) -> Iterator[pa.Table]:
         """Rows of all files, with the types of the part."""

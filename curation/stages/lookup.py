@@ -29,6 +29,7 @@ from curation.methods.lookup import (
     partition_of,
     partition_slice,
 )
+from curation.report.values import to_python
 from curation.stages.base import ArtifactStage, Fault, State, Tables
 from curation.tables import keep, take
 from curation.types import COPY, ROW_ID, CarriesSchemas, conform, copies_of, ids_of, schema_key
@@ -235,7 +236,7 @@ class LookupStage(ArtifactStage[P]):
         return _noted(take(table, positions), {**about, "most": int(sizes.max())})
 
     def _shown(self, row: pa.Table) -> str:
-        values = [row.column(name)[0].as_py() for name in self._lookup.kinds.names]
+        values = [to_python(row.column(name))[0] for name in self._lookup.kinds.names]
         return ", ".join(f"{name} = {value!r}" for name, value in zip(self._lookup.right, values, strict=True))
 
     def _account(self, detail: Mapping[str, Any], tables: Tables) -> tuple[pa.Table, Mark]:

@@ -415,3 +415,20 @@ def test_many_files__have_row_ids_of_their_own(tmp_path, monkeypatch):
     )
     run(tmp_path, PLAIN % "")
     assert len(set(read(tmp_path / "out").column("_row_id").to_pylist())) == 300
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("ns"), pa.duration("ns"), pa.timestamp("us")])
+def test_equal_keys__that_python_cannot_hold_are_set_aside_too(tmp_path, kind):
+    keys = pa.array([1, 10**18 + 1, 10**18 + 1], kind)
+    write(tmp_path / "data/a.parquet", pa.table({"k": keys}))
+    run(tmp_path, PLAIN % ", key: k, on_bad_rows: quarantine, max_bad: 0.6")
+    assert read(tmp_path / "out")["k"].cast(pa.int64()).to_pylist() == keys[:2].cast(pa.int64()).to_pylist()
+
+
+def test_own_outputs__that_share_rows_are_put_together_without_losing_any(tmp_path):
+    write(tmp_path / "data/a.parquet", people(8))
+    run(tmp_path, PLAIN % "")
+    text = (PLAIN % "").replace("{a: {path: data}}", "{a: {path: out}, b: {path: out}}")
+    stages = "stages: [{name: both, use: concat, from: [a, b]}, {use: dedup}]\n"
+    run(tmp_path, text.replace("output: {path: out}", stages + "output: {path: again}"), out="again")
+    assert sorted(read(tmp_path / "again")["id"].to_pylist()) == list(range(8))

@@ -236,3 +236,27 @@ def test_condition__decodes_nothing_else_where_no_row_passes(tmp_path, monkeypat
     assert read(tmp_path / "out").num_rows == 500
     with pytest.raises(BuildError, match="rows 500 to 999"):
         run(tmp_path, recipe.replace("id < 500", "id < 501"))
+
+
+def test_columns__are_chosen_from_text(tmp_path):
+    write_jsonl(tmp_path / "data/a.jsonl", rows(20))
+    run(tmp_path, PLAIN % ", columns: [score]")
+    assert users(read(tmp_path / "out")) == [{"score": each["score"]} for each in rows(20) if each["score"] > 0]
+
+
+def test_small_files__may_have_dictionaries_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "PACK_FILES", 1)
+    monkeypatch.setattr(reading, "BLOCK_ROWS", 10)
+    for i in range(4):
+        labels = pa.DictionaryArray.from_arrays(pa.array([1, 0, 1] * 3, pa.int32()), [f"a{i}", f"b{i}"])
+        write(tmp_path / f"data/{i}.parquet", pa.table({"score": [1.0] * 9, "label": labels}))
+    run(tmp_path, PLAIN % "")
+    assert read(tmp_path / "out")["label"].to_pylist() == [x for i in range(4) for x in [f"b{i}", f"a{i}", f"b{i}"] * 3]
+
+
+def test_explain__of_a_row_whose_file_lacks_the_column_of_the_condition(tmp_path):
+    write(tmp_path / "data/a.parquet", pa.table({"score": [1.0, 2.0]}))
+    write(tmp_path / "data/b.parquet", pa.table({"score": [3.0], "good": [True]}))
+    run(tmp_path, PLAIN % ", where: good")
+    (fate,) = explain(read_manifest(tmp_path / "out"), "score=1.0").fates
+    assert fate.verdict == "not selected"

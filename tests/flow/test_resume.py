@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from distributed import LocalCluster
 
@@ -308,3 +309,32 @@ def test_second_run__works_anew_with_a_new_version_of_a_method(tmp_path, monkeyp
     assert again.fresh
     assert again.ran["rare: gather"] == 2
     assert again.ran["sample: fit, round 1"] == 0
+
+
+WIDENED = {
+    "filter": ("{use: filter, where: \"cast(x as varchar) = '1.0'\"}", [1, 2], [1.0, 2.5]),
+    "dedup": ("{use: dedup}", pa.array([1, 2], pa.int32()), pa.array([1, 3])),
+    "sample": ("{use: sample, by: x, n: 2}", pa.array([1, 2, 3], pa.int32()), [1.5, 7.0]),
+}
+
+
+@pytest.mark.parametrize("stage", WIDENED)
+def test_column__widened_by_another_file_reworks_what_reads_it(tmp_path, stage):
+    text, narrow, wide = WIDENED[stage]
+    recipe = f"recipe: 1\nname: x\nseed: 1\ninputs: {{a: {{path: data}}}}\nstages: [{text}]\noutput: {{path: %s}}\n"
+    for name in ("a", "b"):
+        write(tmp_path / f"data/{name}.parquet", pa.table({"x": narrow}))
+    run(tmp_path, recipe % "out")
+    write(tmp_path / "data/b.parquet", pa.table({"x": wide}))
+    run(tmp_path, recipe % "out")
+    run(tmp_path, recipe % "anew", out="anew")
+    assert read(tmp_path / "out").equals(read(tmp_path / "anew"))
+
+
+def test_key__that_another_file_gives_in_a_finer_unit_is_still_the_same_key(tmp_path):
+    recipe = "recipe: 1\nname: x\nseed: 1\ninputs: {a: {path: data, key: k}}\noutput: {path: out}\n"
+    write(tmp_path / "data/a.parquet", pa.table({"k": pa.array([1, 2], pa.timestamp("s"))}))
+    run(tmp_path, recipe)
+    write(tmp_path / "data/b.parquet", pa.table({"k": pa.array([2_000_000], pa.timestamp("us"))}))
+    with pytest.raises(BuildError, match="keys name rows"):
+        run(tmp_path, recipe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
@@ -109,7 +110,7 @@ class Jsonl:
 
     def sniff(self, source: BinaryIO, options: Options, *, name: str) -> pa.Schema:
         """Columns in order of appearance, with the narrowest types that hold all values."""
-        fields = Fields(pa.schema([]), options)
+        fields = Fields(pa.schema([]), replace(options, partial=False))  # those that are chosen are among all
         objects, reasons, begins = 0, [], None
         for found in _head(open_stream(source, name)):
             begins = isinstance(found, dict) if begins is None else begins
