@@ -44,6 +44,8 @@ def command(out: str, row: str) -> None:
         _show(fate)
     if found.more:
         click.echo(f"… and {count(found.more, 'more row')}")
+    if "=" not in row and any(fate.verdict == "never seen" for fate in found.fates):
+        click.echo(f"note: {row} was taken as a row id; a value of a column is asked for as `column={row}`", err=True)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -18,12 +18,20 @@ class SortColumn(BaseModel):
     descending: bool = Field(default=False, description="largest values first; NULL is last all the same")
 
 
+OneColumn: TypeAlias = Annotated[str, Field(min_length=1)] | SortColumn
+
+
 class Sort(Params):
     """Options of ``use: sort``."""
 
-    by: list[Annotated[str, Field(min_length=1)] | SortColumn] = Field(
-        min_length=1, description="list of columns, the first counts most: a, -a (descending) or {column:, descending:}"
+    by: list[OneColumn] = Field(
+        min_length=1, description="columns, the first counts most: a, -a (descending) or {column:, descending:}"
     )
+
+    @field_validator("by", mode="before", json_schema_input_type=OneColumn | list[OneColumn])
+    @classmethod
+    def _one_is_a_list(cls, by: Any) -> Any:
+        return [by] if isinstance(by, str | dict) else by
 
     @field_validator("by")
     @classmethod

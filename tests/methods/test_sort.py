@@ -11,6 +11,10 @@ def test_sort__takes_columns_in_three_ways():
     assert Sort(by=by).columns == [("a", False), ("b", True), ("-c", True)]  # type: ignore[arg-type]
 
 
+def test_sort__one_column_needs_no_list():
+    assert Sort.model_validate({"by": "-a"}).columns == [("a", True)]
+
+
 @pytest.mark.parametrize("by", [["a", "-a"], ["a", {"column": "a"}]], ids=str)
 def test_sort__refuses_a_column_named_twice(by):
     with pytest.raises(ValidationError, match="column 'a' is named twice"):
