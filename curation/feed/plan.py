@@ -151,6 +151,7 @@ class Plan:
         self._window: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
         texts = [] if self._mixture is None else groups["group"].to_pylist()
         self._group_keys = np.array([self._key("rows", text) for text in texts], dtype=np.uint64)
+        self._draw_key = self._key("draws")
 
     @classmethod
     def open(cls, path: Path | str) -> Plan:
@@ -392,11 +393,63 @@ class Plan:
         FeedError
             If there is no such step or rank.
         """
+        epoch, start, stop = self._slice(step, rank, world_size)
+        return self.rows(epoch, start, stop)
+
+    def batch_weights(self, step: int, rank: int = 0, world_size: int = 1) -> NDArray[np.float64]:
+        """Weight of each row of a batch, by which its loss is to be multiplied.
+
+        Parameters
+        ----------
+        step, rank, world_size
+            As in `batch`.
+
+        Returns
+        -------
+        (k,)
+            Weights > 0 [-], row by row those of `batch`; 1 where nothing is weighted.
+
+        Raises
+        ------
+        FeedError
+            If there is no such step or rank.
+        """
+        _, start, stop = self._slice(step, rank, world_size)
+        return np.ones(stop - start)
+
+    def batch_keys(self, step: int, rank: int = 0, world_size: int = 1) -> NDArray[np.uint64]:
+        """Key of each row of a batch, for random crops and the like that are the same in every run.
+
+        A key belongs to the draw, not to the row: a row that comes again comes with another key. No two draws
+        of a training have the same.
+
+        Parameters
+        ----------
+        step, rank, world_size
+            As in `batch`.
+
+        Returns
+        -------
+        (k,)
+            Keys, row by row those of `batch`: a hash of the seed, the name of the feed and the number of the draw.
+
+        Raises
+        ------
+        FeedError
+            If there is no such step or rank.
+        """
+        epoch, start, stop = self._slice(step, rank, world_size)
+        first = self.epoch_start(epoch)
+        draws = np.arange(first + start, first + stop, dtype=np.int64)
+        return child_keys(np.full(draws.shape, self._draw_key), draws)
+
+    def _slice(self, step: int, rank: int, world_size: int) -> tuple[int, int, int]:
+        """Epoch of a batch, and the draws of the epoch that one rank reads of it."""
         check_rank(rank, world_size)
         epoch, number = self.epoch_of(step)
         start = number * self.batch_size
         k = min(self.batch_size, self._round_size(epoch) - start)
-        return self.rows(epoch, start + k * rank // world_size, start + k * (rank + 1) // world_size)
+        return epoch, start + k * rank // world_size, start + k * (rank + 1) // world_size
 
     @property
     def _rounds(self) -> int:
