@@ -83,6 +83,26 @@ class Mixture:
         arrays = (self.boundaries, self.shares, self.base, self._left, self._right, self._split, self._phase)
         return sum(array.nbytes for array in arrays)
 
+    def bound(self) -> float:
+        """Largest distance of a group's count from the sum of its shares that any draw can have, by the tree itself.
+
+        A node deals with an error of 1/2, and hands on its own error times the part of the child, plus that error
+        times what the parts change from segment to segment. With one segment no inner child has more than 2/3 of
+        its parent, so that the bound stays below 2.
+        """
+        part = self._split.astype(np.float64) * 2.0**-63
+        change = np.concatenate([np.zeros((1, part.shape[1])), np.cumsum(np.abs(np.diff(part, axis=0)), axis=0)])
+        errors = np.zeros(part.shape[1])
+        most = 0.0
+        for node in range(part.shape[1]):  # children have higher numbers than their parents
+            for child, of_child in ((self._left[node], part[:, node]), (self._right[node], 1 - part[:, node])):
+                error = errors[node] * float((of_child + change[:, node]).max()) + 0.5
+                if child >= 0:
+                    errors[child] = error
+                else:
+                    most = max(most, error)
+        return most
+
     def segment(self, draw: int) -> int:
         """Segment of a draw in [0, ``boundaries[-1]``)."""
         return int(np.searchsorted(self.boundaries, draw, side="right")) - 1

@@ -366,6 +366,15 @@ class Plan:
         return self._names[self._mixture.group(step)]
 
     @property
+    def bound(self) -> float:
+        """Largest distance of a group's count of draws from the sum of its shares [-]; of unmixed ones, of batches.
+
+        Without a mixture infinity: a group may come early or late in a cycle. Inside a window of a mixed plan, whose
+        draws are shuffled, it holds at the ends.
+        """
+        return math.inf if self._mixture is None else self._mixture.bound()
+
+    @property
     def segments(self) -> list[Segment]:
         """Stretches of constant shares, one after the other."""
         if self._segments is None:

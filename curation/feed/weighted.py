@@ -114,7 +114,10 @@ def write_weights(folder: Path, names: dict[str, str], parts: Sequence[NDArray[n
     ValueError
         If no weight is > 0.
     """
-    total = math.fsum(math.fsum(part) for part in parts)
+    try:
+        total = math.fsum(math.fsum(part) for part in parts)
+    except OverflowError:
+        total = math.inf
     if not 0 < total < math.inf:
         raise ValueError(f"weights: expected a finite sum > 0, got {total:g}")
     exponent = _SUM_BITS - math.frexp(total)[1]
