@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,8 @@ class Segment:
     ----------
     start, stop
         Its draws; of unmixed batches its batches.
+    draws
+        Rows that are drawn in it; of unmixed batches of several sizes about so many.
     shares
         Share of each group in the rows that are drawn, by the mixture [-].
     ess
@@ -56,6 +60,7 @@ class Segment:
 
     start: int
     stop: int
+    draws: int
     shares: dict[GroupValue, float]
     ess: float
 
@@ -366,6 +371,16 @@ class Plan:
         return self._names[self._mixture.group(step)]
 
     @property
+    def unmixed(self) -> bool:
+        """Whether every batch holds rows of one group."""
+        return self._unmixed
+
+    @property
+    def scalarize(self) -> bool:
+        """Whether rows are weighed in the place of being drawn by the shares."""
+        return self._scalarize
+
+    @property
     def bound(self) -> float:
         """Largest distance of a group's count of draws from the sum of its shares [-]; of unmixed ones, of batches.
 
@@ -378,15 +393,45 @@ class Plan:
     def segments(self) -> list[Segment]:
         """Stretches of constant shares, one after the other."""
         if self._segments is None:
-            return [Segment(0, self.n_draws, self.shares(0), float(self.n_draws))]
+            return [Segment(0, self.n_draws, self.n_draws, self.shares(0), float(self.n_draws))]
         bounds = self._segments.boundaries.tolist()
         data = self._rows / self.n_rows
         found = []
         for s, shares in enumerate(self._row_shares()):
             excess = float(np.divide(shares**2, data, out=np.zeros_like(data), where=data > 0).sum())
-            ess = (bounds[s + 1] - bounds[s]) / excess
-            found.append(Segment(bounds[s], bounds[s + 1], self._by_group(shares), ess))
+            a, b = bounds[s], bounds[s + 1]
+            steps = self._steps
+            draws = steps.first_draw(b) - steps.first_draw(a) if isinstance(steps, GroupSteps) else b - a
+            found.append(Segment(a, b, draws, self._by_group(shares), draws / excess))
         return found
+
+    def segment_steps(self) -> list[int]:
+        """First batch that begins in each segment, or the last one of the training."""
+        if self._segments is None:
+            return [0]
+        starts = self._segments.boundaries[:-1].tolist()
+        if self._unmixed:
+            return [int(start) for start in starts]
+        steps = range(self.n_steps)
+        return [min(bisect_left(steps, start, key=self.first_draw), self.n_steps - 1) for start in starts]
+
+    def first_draw(self, step: int) -> int:
+        """First draw of a batch, counted over the training."""
+        self._check_step(step)
+        epoch, start, _ = self._steps.span(step)
+        return self.epoch_start(epoch) + start
+
+    def group_at(self, position: int) -> GroupValue:
+        """Group of a row of the stored table, by its position."""
+        return self._names[int(np.searchsorted(self._offset, position, side="right")) - 1]
+
+    def group_rows(self) -> dict[GroupValue, int]:
+        """Rows of each group, sorted as `shares`."""
+        return {name: int(rows) for name, rows in self._by_group(self._rows).items()}
+
+    def size_shares_of(self, draws: Mapping[GroupValue, float]) -> dict[GroupValue, float]:
+        """Share of each group in the unit of ``size`` in so many draws of each, in the mean over the group's rows."""
+        return self._by_group(self._in_size(np.array([draws[name] for name in self._names])))
 
     def group_draws(self) -> dict[GroupValue, float]:
         """Draws of each group over the whole training: exact with a mixture, else in the mean, as a sum of shares."""
@@ -575,8 +620,7 @@ class Plan:
         self._check_step(step)
         if self._segments is None:
             return 0
-        epoch, start, _ = self._steps.span(step)
-        at = step if self._unmixed else self.epoch_start(epoch) + start
+        at = step if self._unmixed else self.first_draw(step)
         return int(np.searchsorted(self._segments.boundaries, at, side="right")) - 1
 
     def _row_shares(self) -> NDArray[np.float64]:
@@ -601,7 +645,7 @@ class Plan:
 
     def _in_size(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
         if self._sizes is None:
-            return shares
+            return np.asarray(shares / shares.sum())
         per_row = np.divide(self._sizes, self._rows, out=np.zeros(len(shares)), where=self._rows > 0)
         amounts: NDArray[np.float64] = shares * per_row
         return np.asarray(amounts / amounts.sum())
@@ -625,7 +669,7 @@ class Plan:
         drawn: NDArray[np.float64] = self.n_draws * (self._rows / self.n_rows)
         return drawn
 
-    def _by_group(self, values: NDArray[np.float64]) -> dict[GroupValue, float]:
+    def _by_group(self, values: NDArray[np.float64] | NDArray[np.int64]) -> dict[GroupValue, float]:
         return dict(sorted(zip(self._names, values.tolist(), strict=True), key=lambda item: _sort_key(item[0])))
 
 
