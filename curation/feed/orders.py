@@ -228,8 +228,10 @@ class Unmixed:
         begin = self.steps.first_draw(step)
         parts: list[NDArray[np.int64]] = []
         at = begin
+        smallest, largest = int(self.steps.sizes.min()), int(self.steps.sizes.max())
         while at < stop:
-            groups, before = self.steps.order.natural(step, min(WINDOW, -(-(stop - at) // int(self.steps.sizes.min()))))
+            wanted = min(-(-(stop - at) // smallest), max(1, _RESOLVE_AT_ONCE // largest), WINDOW)
+            groups, before = self.steps.order.natural(step, wanted)
             sizes = self.steps.sizes[groups]
             total = int(sizes.sum())
             within = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)

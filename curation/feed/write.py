@@ -252,10 +252,13 @@ def _cap(found: Segments, max_repeats: float, rows: NDArray[np.int64], units: ND
             ) from error
         over = Mixture.from_shares(found.boundaries, shares).base[-1] - most
         if (over <= 0).all():
-            break
+            return Segments(found.boundaries, shares)
         # rounding gave a row too much; aim that much lower
         caps = np.where(over > 0, caps - over, caps)
-    return Segments(found.boundaries, shares)
+    raise RecipeError(
+        f"feed.max_repeats: expected shares that keep {max_repeats:g} to the row, got one too many in group "
+        f"{int(over.argmax())}; raise max_repeats a little"
+    )
 
 
 def _bitten(
