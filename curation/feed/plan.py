@@ -553,7 +553,7 @@ class Plan:
         Returns
         -------
         (k,)
-            Weights > 0 [-], row by row those of `batch`; 1 where nothing is weighted.
+            Weights >= 0 [-], row by row those of `batch`; 1 where nothing is weighted, 0 only for a share of 0.
 
         Raises
         ------

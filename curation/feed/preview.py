@@ -112,6 +112,16 @@ def preview(plan: Plan, step: int = 0, n_rows: int = 8) -> Preview:
     return Preview(facts, places, segments, _groups(plan, places), _rows(plan, step, n_rows), plan.notes)
 
 
+def drawn_text(plan: Plan, n_groups: int = 8) -> str:
+    """Say which shares the whole training has of rows and of size, for the largest groups."""
+    draws = plan.group_draws()
+    total = sum(draws.values())
+    in_size = plan.size_shares_of(draws)
+    first = sorted(draws, key=lambda name: -draws[name])[:n_groups]
+    parts = [f"{name} {draws[name] / total:.2%} of the rows, {in_size[name]:.2%} of the size" for name in first]
+    return "; ".join(parts) + (f"; and {len(draws) - n_groups} more groups" if len(draws) > n_groups else "")
+
+
 def _groups(plan: Plan, places: list[int]) -> list[GroupPreview]:
     shares = [plan.shares(place) for place in places]
     weights = [plan.weights(place) for place in places] if plan.scalarize else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 from curation.api import Build
 from curation.errors import BuildError, RecipeError
 from curation.flow.bind import bind
+from curation.flow.estimate import estimate
 from curation.io.manifest import read_manifest
 from curation.recipe.load import load_recipe
 from tests.flow.helpers import digest_tree, people, read, run, write
@@ -50,11 +52,19 @@ def test_size__shares_are_of_the_sums_of_the_column(tmp_path, shards):
     assert list(built.plan.size_shares(0).values()) == pytest.approx(wanted.tolist(), rel=1e-12)
 
 
-@pytest.mark.parametrize("groups", ["", "groups: lang, "])
-@pytest.mark.parametrize("order", ["shuffled", "input"])
+def test_size__shares_of_rows_and_of_size_are_reported(tmp_path):
+    built = build(tmp_path, f"{TEMPERATURE}, size: weight")
+    ((said,),) = (notes["drawn"] for notes in built.manifest.content["notes"].values())
+    plan = built.plan
+    names = read(tmp_path / "out").column("lang").to_numpy()[plan.draws(0, plan.n_draws)]
+    for name, size in plan.size_shares(0).items():
+        ((of_rows, of_size),) = re.findall(f"{name} ([0-9.]+)% of the rows, ([0-9.]+)% of the size", said)
+        assert float(of_rows) / 100 == pytest.approx((names == name).mean(), abs=1e-4)
+        assert float(of_size) / 100 == pytest.approx(size, abs=2e-3)
+
+
+@pytest.mark.parametrize(("groups", "order"), [("", "shuffled"), ("", "input"), ("groups: lang, ", "shuffled")])
 def test_sample_by__rows_come_by_their_weight(tmp_path, order, groups):
-    if groups and order == "input":
-        groups = ""
     built = build(tmp_path, f"{groups}sample_by: weight, drop_last: true", shards=f"order: {order}")
     weights = read(tmp_path / "out").column("weight").to_numpy()
     times = np.bincount(built.plan.rows(0), minlength=240)
@@ -106,7 +116,7 @@ def test_build__notes_what_caps_bite_and_schedules_to_think_over(tmp_path):
     cooldown = "mixture: {cooldown: {start: 100, end: 5, shape: linear}}"
     built = build(tmp_path, f"groups: lang, {cooldown}, max_repeats: 4")
     (notes,) = built.manifest.content["notes"].values()
-    assert [note.split()[0] for note in notes["advice"]] == ["mixture.cooldown.shape", "max_repeats"]
+    assert [note.split()[0] for note in notes["notes"]] == ["mixture.cooldown.shape", "max_repeats"]
     assert (
         "did better than every gradual decay"
         in (tmp_path / "out" / built.manifest.content["files"]["report"]).read_text()
@@ -164,6 +174,15 @@ def test_validate__refuses_before_any_row_is_read(tmp_path, feed, problem):
         bind(load_recipe(path))
     assert problem in str(caught.value)
     assert "recipe.yaml:7: feed" in str(caught.value)
+
+
+@pytest.mark.parametrize(("feed", "disk"), [(f"{TEMPERATURE}, size: weight", 0), ("sample_by: weight", 26 * 240)])
+def test_estimate__counts_the_pass_over_a_column(tmp_path, feed, disk):
+    write(tmp_path / "data.parquet", people(240))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.replace("FEED", feed).replace("FORMAT", "format: arrow"), "utf-8")
+    last = estimate(bind(load_recipe(path)))[-1]
+    assert (last.phase, last.jobs, last.disk) == ("output: feed", 5, disk)
 
 
 def test_file__an_old_feed_says_nothing_of_new_options(tmp_path):
