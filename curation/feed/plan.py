@@ -376,6 +376,11 @@ class Plan:
         return self._unmixed
 
     @property
+    def sized(self) -> bool:
+        """Whether shares are meant in another unit than rows."""
+        return self._sizes is not None
+
+    @property
     def scalarize(self) -> bool:
         """Whether rows are weighed in the place of being drawn by the shares."""
         return self._scalarize

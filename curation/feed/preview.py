@@ -112,6 +112,17 @@ def preview(plan: Plan, step: int = 0, n_rows: int = 8) -> Preview:
     return Preview(facts, places, segments, _groups(plan, places), _rows(plan, step, n_rows), plan.notes)
 
 
+def remarks(plan: Plan) -> dict[str, list[str]]:
+    """What the report of a build says of its plan, by topic."""
+    found = {"notes": plan.notes}
+    if plan.sized:
+        found["drawn"] = [drawn_text(plan)]
+    if plan.scalarize:
+        worth = sum(segment.ess for segment in plan.segments)
+        found["weights"] = [f"{plan.n_draws:,} weighted draws are worth {worth:,.0f} ({worth / plan.n_draws:.1%})"]
+    return {topic: texts for topic, texts in found.items() if texts}
+
+
 def drawn_text(plan: Plan, n_groups: int = 8) -> str:
     """Say which shares the whole training has of rows and of size, for the largest groups."""
     draws = plan.group_draws()

@@ -170,8 +170,15 @@ class GroupSteps:
         return divmod(step, self.steps_per_epoch)
 
     def step_at(self, draw: int) -> int:
-        """Batch of a draw, found by halving, as batches may differ in size."""
-        return bisect_right(range(self.epochs * self.steps_per_epoch), draw, key=self.first_draw) - 1
+        """Batch of a draw: near where it would be if all batches were alike, and from there in growing strides."""
+        n_steps = self.epochs * self.steps_per_epoch
+        low = min(draw * n_steps // self.first_draw(n_steps), n_steps - 1)
+        high, stride = low + 1, 1
+        while self.first_draw(low) > draw:
+            low, high, stride = max(0, low - stride), low, 2 * stride
+        while high < n_steps and self.first_draw(high) <= draw:
+            low, high, stride = high, min(n_steps, high + stride), 2 * stride
+        return bisect_right(range(n_steps), draw, low, high, key=self.first_draw) - 1
 
     def epoch_at(self, draw: int) -> int:
         """Epoch of a draw."""

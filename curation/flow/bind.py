@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from curation.errors import Problem, RecipeError
-from curation.flow.feeding import feed_faults
+from curation.flow.feeding import feed_faults, feed_notes
 from curation.flow.gates import GateSpec
 from curation.flow.graph import Graph, Lineage, Source, Step
 from curation.flow.inputs import BoundInput, InputBinder
@@ -227,6 +227,7 @@ def bind(
             targets[output.name], gates[output.name] = binder.target(output, schemas[output.source])
     if binder.problems:
         raise RecipeError(sorted(binder.problems, key=lambda problem: (problem.line, problem.path)))
+    _advise(recipe, None if before else note)  # said once, also where the recipe is bound again
     stamps = versions()
     graph = Graph(sources, tuple(steps), schemas, content_key("root", stamps))
     stamps_of_files = {name: [[f.relative, f.key] for f in each.files] for name, each in sorted(inputs.items())}
@@ -237,3 +238,11 @@ def bind(
     build_id = content_key("build", written, stamps, [*work, sample], stamps_of_files)[:16]
     outputs = {output.name: output for output in recipe.outputs}
     return Bound(recipe, graph, inputs, outputs, targets, gates, build_id, stamps, sample)
+
+
+def _advise(recipe: Recipe, note: Callable[[str], None] | None) -> None:
+    if note is None:
+        return
+    for output in recipe.outputs:
+        for text in feed_notes(output.feed):
+            note(f"feed of {output.name}: {text}")

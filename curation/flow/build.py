@@ -26,7 +26,7 @@ from curation.engine.runner import Runner
 from curation.engine.store import Mark, Store, load_artifact, load_state
 from curation.errors import BuildError, RecipeError
 from curation.feed.plan import Plan, write_plan
-from curation.feed.preview import drawn_text
+from curation.feed.preview import remarks
 from curation.flow import gates
 from curation.flow.bind import Bound, bind
 from curation.flow.estimate import estimate, refuse
@@ -346,11 +346,8 @@ class _Build:
             # in the work directory: a plan with weights takes 9 bytes a row
             with TemporaryDirectory(prefix=".tmp-", dir=self._runner.store.root) as folder:
                 self._write_plan(Path(folder), output, output.feed, result)
-                plan = Plan.open(Path(folder))
-                said = {"notes": plan.notes} if plan.notes else {}
-                if output.feed.size is not None:
-                    said["drawn"] = [drawn_text(plan)]
-                if said:  # beside the notes of the stages, none of whose names has a blank
+                if said := remarks(Plan.open(Path(folder))):
+                    # beside the notes of the stages, none of whose names has a blank
                     self._passes.progress.notes[f"feed of {name}"] = said
 
     def _measure_feed(self, name: str, result: OutputResult) -> None:

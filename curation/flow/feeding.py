@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from curation.feed.misfits import misfits
-from curation.feed.options import FeedOptions, Shares
+from curation.feed.options import FeedOptions, Shares, mixture_record, notes_of
 from curation.methods.cooldown import Cooldown
 from curation.methods.rs2 import RS2
 from curation.methods.temperature import Temperature
@@ -58,6 +58,11 @@ def feed_faults(spec: FeedSpec, schema: pa.Schema) -> Iterator[Fault]:
         kind = schema.field(column).type
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             yield Fault((key,), f"column {column!r} is {kind}, not a number", "derive a column of numbers")
+
+
+def feed_notes(spec: FeedSpec | None) -> list[str]:
+    """What a reader of a ``feed:`` should think over."""
+    return [] if spec is None else notes_of(mixture_record(feed_options(spec).mixture))
 
 
 def _mixture(mixture: Mixture) -> Temperature | Cooldown | Shares | None:

@@ -143,6 +143,20 @@ def test_order__any_step_at_once(tmp_path):
     assert plan.nbytes < 1000
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=3, max_size=3), st.integers(0, 2**32 - 1))
+def test_step_at__is_the_batch_that_holds_the_draw(tmp_path_factory, sizes, seed):
+    """Groups of very different batches, whose shares change: the first guess is far off."""
+    stated = dict(zip(["en", "fr", "sw"], sizes, strict=True))
+    mixture = Cooldown(start=float("inf"), end=0.2)
+    plan = build(tmp_path_factory.mktemp("plan"), mixture=mixture, group_batch_size=stated, epochs=9)
+    firsts = [plan.first_draw(step) for step in range(plan.n_steps)]
+    draws = np.random.default_rng(seed).integers(0, plan.n_draws, 20)
+    steps = [plan._steps.step_at(draw) for draw in [0, plan.n_draws - 1, *firsts[:5], *draws.tolist()]]
+    expected = np.searchsorted(firsts, [0, plan.n_draws - 1, *firsts[:5], *draws], side="right") - 1
+    assert steps == expected.tolist()
+
+
 # sizes, lengths, refusals
 
 

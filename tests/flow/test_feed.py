@@ -123,6 +123,13 @@ def test_build__notes_what_caps_bite_and_schedules_to_think_over(tmp_path):
     )
 
 
+def test_build__notes_what_weights_cost(tmp_path):
+    built = build(tmp_path, f"{TEMPERATURE}, scalarize: true")
+    (segment,) = built.plan.segments
+    ((said,),) = (notes["weights"] for notes in built.manifest.content["notes"].values())
+    assert said == f"720 weighted draws are worth {segment.ess:,.0f} ({segment.ess / 720:.1%})"
+
+
 @pytest.mark.parametrize(
     ("feed", "alike"),
     [
@@ -174,6 +181,17 @@ def test_validate__refuses_before_any_row_is_read(tmp_path, feed, problem):
         bind(load_recipe(path))
     assert problem in str(caught.value)
     assert "recipe.yaml:7: feed" in str(caught.value)
+
+
+@pytest.mark.parametrize(("shape", "notes"), [("step", 0), ("linear", 1)])
+def test_validate__notes_a_gradual_cooldown(tmp_path, shape, notes):
+    write(tmp_path / "data.parquet", people(20))
+    path = tmp_path / "recipe.yaml"
+    feed = f"groups: lang, mixture: {{cooldown: {{shape: {shape}}}}}"
+    path.write_text(RECIPE.replace("FEED", feed).replace("FORMAT", "format: arrow"), "utf-8")
+    said: list[str] = []
+    bind(load_recipe(path), note=said.append)
+    assert len([text for text in said if text.startswith("feed of output: mixture.cooldown.shape linear")]) == notes
 
 
 @pytest.mark.parametrize(("feed", "disk"), [(f"{TEMPERATURE}, size: weight", 0), ("sample_by: weight", 26 * 240)])
