@@ -9,6 +9,7 @@ NAMES = {
     "filter_write": "filter and write 64M rows, against Polars; memory under --memory 1GB",
     "near_dedup": "near duplicates of 100,000 texts, against datatrove",
     "parquet_profile": "single rows of Parquet shards by pread, against read_row_group; footers with statistics",
+    "plan": "sampling plans: ids per second, size, jumps, quality of the shuffle",
     "smote": "SMOTE on 1M x 64, against imbalanced-learn",
     "text_filter": "JSON lines through a filter to Parquet, against datatrove and Data-Juicer",
     "startup": "--help, cold quickstart, no-op",

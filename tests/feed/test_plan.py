@@ -93,6 +93,40 @@ def test_batch__steps_tile_every_epoch(plan):
     assert {plan.epoch_of(step)[0] for step in range(plan.n_steps)} == set(range(plan.epochs))
 
 
+@pytest.mark.parametrize("world_size", [1, 3, 8])
+@pytest.mark.parametrize("ask", [Plan.batch_weights, Plan.batch_keys])
+def test_batch_weights_and_keys__ranks_share_those_of_the_global_batch(plan, ask, world_size):
+    for step in {0, plan.n_steps - 1}:
+        parts = [ask(plan, step, rank, world_size) for rank in range(world_size)]
+        assert [len(part) for part in parts] == [len(plan.batch(step, rank, world_size)) for rank in range(world_size)]
+        assert np.array_equal(np.concatenate(parts), ask(plan, step))
+
+
+def test_batch_weights__are_one_where_nothing_is_weighted(plan):
+    weights = plan.batch_weights(1)
+    assert weights.dtype == np.float64
+    assert (weights == 1).all()
+
+
+def test_batch_keys__no_two_draws_have_the_same(plan):
+    keys = np.concatenate([plan.batch_keys(step) for step in range(plan.n_steps)])
+    assert keys.dtype == np.uint64
+    assert np.unique(keys).size == keys.size
+
+
+def test_batch_keys__every_bit_is_a_coin(tmp_path):
+    plan = make(tmp_path, [(None, 20_000)], batch_size=20_000, epochs=1)
+    bits = (plan.batch_keys(0)[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
+    assert np.abs(bits.mean(axis=0) - 0.5).max() < 4.6 * 0.5 / np.sqrt(20_000)  # p > 1e-4 over 64 bits
+    changes = (bits[1:] != bits[:-1]).mean(axis=0)  # a counter would fail here
+    assert np.abs(changes - 0.5).max() < 4.6 * 0.5 / np.sqrt(20_000)
+
+
+def test_batch_keys__belong_to_seed_and_name(tmp_path):
+    keys = [make(tmp_path, seed=seed, name=name).batch_keys(0) for seed, name in ((7, "a"), (8, "a"), (7, "b"))]
+    assert np.unique(np.concatenate(keys)).size == 96
+
+
 def test_plan__is_the_same_after_reopening_and_pickling(plan):
     assert np.array_equal(pickle.loads(pickle.dumps(plan)).batch(1), plan.batch(1))
     assert pickle.loads(pickle.dumps(plan)).fingerprint == plan.fingerprint
@@ -189,19 +223,21 @@ def test_plan__other_seeds_and_names_are_unrelated(tmp_path):
 # size
 
 
-def test_plan__a_trillion_rows_in_a_thousand_groups_is_small(tmp_path):
-    groups = [(f"g{i:04d}", 10**9) for i in range(1000)]
-    plan = make(tmp_path, groups, mixture=Cooldown(), batch_size=1024, epochs=30)
+@pytest.mark.parametrize("batches", ["mixed", "unmixed"])
+@pytest.mark.parametrize("n_groups", [1000, 100_000])
+def test_plan__a_trillion_rows_in_many_groups_are_small(tmp_path, n_groups, batches):
+    groups = [(f"g{i:06d}", 10**12 // n_groups) for i in range(n_groups)]
+    plan = make(tmp_path, groups, mixture=Cooldown(), batch_size=1024, epochs=30, batches=batches)
     assert plan.n_rows == 10**12
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 100_000
-    assert plan.nbytes < 200_000
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 50 * n_groups + 20_000
+    assert plan.nbytes < 130 * n_groups
     plan.batch(0)
     tracemalloc.start()
     drawn = plan.batch(plan.n_steps - 1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert drawn.shape == (10**12 % 1024 or 1024,)
-    assert peak < 2_000_000
+    assert drawn.shape == ((10**12 % 1024 or 1024,) if batches == "mixed" else (1024,))
+    assert peak < 2_000_000 + 40 * n_groups
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.1, 0.3, 0.7])
@@ -307,6 +343,7 @@ def test_golden__first_rows_of_plans_never_change(tmp_path):
         assert [*plan.batch(0)[:6].tolist(), *plan.batch(middle)[:6].tolist()] == expected, kind
     large = make(tmp_path / "large", [("a", 10**6), ("b", 10**9)], mixture=Temperature(tau=5.0))
     assert large.draws(5 * WINDOW, 5 * WINDOW + 6).tolist() == GOLDEN_LARGE
+    assert large.batch_keys(10**6)[:2].tolist() == GOLDEN_KEYS
 
 
 GOLDEN = {
@@ -324,6 +361,7 @@ GOLDEN = {
     "rows": [954, 815, 157, 929, 153, 949, 925, 799, 174, 91, 225, 343],
     "mixture of subsets": [815, 954, 157, 929, 153, 889, 251, 594, 709, 193, 499, 246],
 }
+GOLDEN_KEYS = [9044226274351258695, 16740927640680667298]
 GOLDEN_LARGE = [376634219, 767312792, 769685406, 163447877, 584795209, 486607734]
 
 
