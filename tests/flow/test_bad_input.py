@@ -433,3 +433,9 @@ def test_copies__are_none_in_a_file_that_lacks_their_numbers(tmp_path):
     write(tmp_path / "data/b.parquet", pa.table({"_row_id": ids, "_copy": pa.array([1, 2], pa.uint32())}))
     run(tmp_path, PLAIN % "")
     assert read(tmp_path / "out")["_copy"].to_pylist() == [0, 0, 1, 2]
+
+
+def test_file__that_two_paths_name_is_refused(tmp_path):
+    write(tmp_path / "data/sub/a.parquet", people(3))
+    with pytest.raises(RecipeError, match=r"a\.parquet: expected once in the input, got it as 'sub/a.parquet' and as"):
+        run(tmp_path, (PLAIN % "").replace("path: data", "path: [data, data/sub]"))
