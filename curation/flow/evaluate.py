@@ -180,6 +180,7 @@ def read_source(
     if rest or not first:
         others, numbers = decoded(source, chunk, readers.rest, rest)
         table = _beside(table, others)
+    table = _with_copies(table)
     ids = row_ids(source, chunk, table, numbers, salted)
     own = pa.array(ids, OWN_COLUMNS[ROW_ID])
     if not table.num_columns:
@@ -212,6 +213,14 @@ def _beside(left: pa.Table, right: pa.Table) -> pa.Table:
         return left if left.num_columns else right
     fields = [*left.schema, *right.schema]
     return pa.Table.from_arrays([*left.columns, *right.columns], schema=pa.schema(fields, left.schema.metadata))
+
+
+def _with_copies(table: pa.Table) -> pa.Table:
+    """Give the rows of files without copies, which lie beside files with some, the number 0."""
+    if COPY not in table.column_names or not table.column(COPY).null_count:
+        return table
+    at = table.column_names.index(COPY)
+    return table.set_column(at, table.schema.field(at), pc.fill_null(table.column(COPY), 0))
 
 
 def _bare(rows: int) -> pa.Table:

@@ -151,9 +151,10 @@ def find_files(patterns: list[str], *, stated: str | None = None, verify: bool =
     Raises
     ------
     InputError
-        If nothing is there, nothing matches, or two files have one path inside the input.
+        If nothing is there, nothing matches, two files have one path inside the input, or one file has two.
     """
     found: dict[str, tuple[str, Callable[[], FileRef]]] = {}
+    named: dict[str, str] = {}
     for pattern in patterns:
         for relative, path, look in _found(pattern, stated, verify):
             if relative in found and found[relative][0] != path:
@@ -161,6 +162,11 @@ def find_files(patterns: list[str], *, stated: str | None = None, verify: bool =
                     f"{remote.redacted(path)}: has the same path {relative!r} inside the input as "
                     f"{remote.redacted(found[relative][0])}, and row "
                     "identity is made of that path; give the input a `key:` column or read the folders as two inputs"
+                )
+            if named.setdefault(path, relative) != relative:
+                raise InputError(
+                    f"{remote.redacted(path)}: expected once in the input, got it as {named[path]!r} and as "
+                    f"{relative!r}; leave one of the two paths out, or its rows would come twice"
                 )
             found[relative] = path, look
     return _of_one_kind(spread(lambda relative: found[relative][1](), sorted(found)))

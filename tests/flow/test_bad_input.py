@@ -432,3 +432,17 @@ def test_own_outputs__that_share_rows_are_put_together_without_losing_any(tmp_pa
     stages = "stages: [{name: both, use: concat, from: [a, b]}, {use: dedup}]\n"
     run(tmp_path, text.replace("output: {path: out}", stages + "output: {path: again}"), out="again")
     assert sorted(read(tmp_path / "again")["id"].to_pylist()) == list(range(8))
+
+
+def test_copies__are_none_in_a_file_that_lacks_their_numbers(tmp_path):
+    ids = pa.array([7, 8], pa.uint64())
+    write(tmp_path / "data/a.parquet", pa.table({"_row_id": ids}))
+    write(tmp_path / "data/b.parquet", pa.table({"_row_id": ids, "_copy": pa.array([1, 2], pa.uint32())}))
+    run(tmp_path, PLAIN % "")
+    assert read(tmp_path / "out")["_copy"].to_pylist() == [0, 0, 1, 2]
+
+
+def test_file__that_two_paths_name_is_refused(tmp_path):
+    write(tmp_path / "data/sub/a.parquet", people(3))
+    with pytest.raises(RecipeError, match=r"a\.parquet: expected once in the input, got it as 'sub/a.parquet' and as"):
+        run(tmp_path, (PLAIN % "").replace("path: data", "path: [data, data/sub]"))
