@@ -47,7 +47,7 @@ def estimate(bound: Bound) -> list[Line]:
             lines.append(Line(f"{name}: read", each.about_rows, len(each.batches), READ_MEMORY, each.about_bytes, mend))
         if each.spec.on_bad_rows == "quarantine" and each.chunks:
             lines.append(Line(f"{name}: look for bad rows", each.rows, len(each.chunks), memory, 0, smaller))
-        if each.spec.key is not None:
+        if bound.graph.sources[name].naming:
             merged = max(memory, 24 * min(each.rows, REPEATS_ROWS))
             lines.append(Line(f"{name}: equal keys", each.rows, len(each.chunks), merged, 8 * each.rows, smaller))
     for step in bound.graph.steps:

@@ -38,6 +38,13 @@ class Source(CarriesSchemas):
         named = {self.key_column, *(RowExpression.parse(self.where).columns if self.where else ())}
         return [[each.name, str(each.type)] for each in self.stored if each.name in columns or each.name in named]
 
+    @property
+    def naming(self) -> tuple[str, ...]:
+        """Columns that name the rows and must not repeat: the key, or ids (and copies) that the files carry."""
+        if self.has_ids:
+            return tuple(name for name in (ROW_ID, COPY) if name in self.stored.names)
+        return () if self.key_column is None else (self.key_column,)
+
     def key(self) -> str:
         """Content key of how the input is read, apart from its files and the types of its columns."""
         drawn = [self.sample, self.seed] if self.sample < 1.0 else None

@@ -21,7 +21,7 @@ from curation.hashing import key_hashes
 from curation.io.chunks import Chunk, ChunkReader
 from curation.keys import content_key
 from curation.stages.base import ArtifactStage, Drop, FitStage, Stage, Tables
-from curation.types import Ids, copies_of, ids_of
+from curation.types import COPY, Ids, copies_of, ids_of
 
 DECODE_BYTES = 128 << 20
 """Largest row group that is decoded at once (see ``curation.io.parquet``)."""
@@ -108,14 +108,15 @@ class InspectJob(_OfChunk):
 
 @dataclass(frozen=True)
 class KeysJob(_OnChunk):
-    """Hashes of a keyed input's values in one chunk, sorted, so that equal ones can be found."""
+    """Hashes of what names the rows of an input in one chunk, sorted, so that equal ones can be found."""
 
     @cached_property
     def key(self) -> str:
         """Content key."""
         source = self.view.graph.sources[self.chunk.input]
-        kind = str(source.stored.field(source.key_column).type)  # a time has other hashes in another unit
-        return content_key("keys", self.view.graph.root_key, source.name, source.key_column, kind, self.chunk.key)
+        # A time has other hashes in another unit.
+        kinds = [[name, str(source.stored.field(name).type)] for name in source.naming]
+        return content_key("keys", self.view.graph.root_key, source.name, kinds, self.chunk.key)
 
     def run(self, store: Store) -> Mark:
         """Write the sorted hashes."""
@@ -126,10 +127,10 @@ class KeysJob(_OnChunk):
 
 
 def read_keys(chunk: Chunk, source: Source) -> tuple[Ids, pa.ChunkedArray, Any]:
-    """Hashes of the key column, its values, and row numbers as the chunk counts them."""
-    column = str(source.key_column)
+    """Hashes of what names the rows, its values, and row numbers as the chunk counts them."""
     with closing(ChunkReader()) as reader:
-        table, numbers = decoded(source, chunk, reader, [column])
+        table, numbers = decoded(source, chunk, reader, list(source.naming))
+    column = source.naming[0]
     values = table.column(column)
     if values.null_count:
         first = int(numbers[int(np.flatnonzero(np.asarray(values.is_null()))[0])])
@@ -137,7 +138,13 @@ def read_keys(chunk: Chunk, source: Source) -> tuple[Ids, pa.ChunkedArray, Any]:
             f"{chunk.place(first, first + 1)}: the key column '{column}' is NULL; every row needs a key, or leave "
             "`key:` out so that rows are named by their place"
         )
-    return key_hashes(values, salt=source.name, bits=63), values, numbers
+    hashes = key_hashes(values, salt=source.name, bits=63)
+    if COPY in source.naming:
+        copies = pc.fill_null(table.column(COPY), 0).to_numpy()  # a file may lack the numbers that others have
+        hashes = (hashes + copies.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) & np.uint64((1 << 63) - 1)
+        texts = [f"{row}, copy {copy}" for row, copy in zip(ids_of(table).tolist(), copies.tolist(), strict=True)]
+        values = pa.chunked_array([texts], pa.string())
+    return hashes, values, numbers
 
 
 @dataclass(frozen=True)

@@ -117,14 +117,14 @@ class Passes:
             )
 
     def identify(self) -> None:
-        """Find rows with equal keys and keys with equal hashes."""
+        """Find rows with equal keys, or equal ids of their own, and keys with equal hashes."""
         for name, each in self._bound.inputs.items():
-            if each.spec.key is not None:
-                self._identify(name, each.spec.key, each.spec.on_bad_rows == "quarantine")
+            if self._graph.sources[name].naming:
+                self._identify(name, each.spec.on_bad_rows == "quarantine")
 
-    def _identify(self, name: str, column: str, quarantine: bool) -> None:
+    def _identify(self, name: str, quarantine: bool) -> None:
         chunks = self.progress.chunks[name]
-        view = self._view({name: frozenset([column])})
+        view = self._view({name: frozenset(self._graph.sources[name].naming)})
         jobs = [KeysJob(view, chunk) for chunk in chunks]
         self._runner.run(f"{name}: key hashes", jobs)
         rows = sum(chunk.rows for chunk in chunks)
@@ -135,11 +135,13 @@ class Passes:
         )
         suspects = {value for mark in found for value in mark["repeats"]}
         if suspects:
-            self._settle(name, column, suspects, quarantine)
+            self._settle(name, suspects, quarantine)
 
-    def _settle(self, name: str, column: str, suspects: set[int], quarantine: bool) -> None:
+    def _settle(self, name: str, suspects: set[int], quarantine: bool) -> None:
         """Tell equal keys (a fault of the data) from different keys with one hash (ours to mend)."""
         doubtful, source = np.array(sorted(suspects), np.uint64), self._graph.sources[name]
+        column = source.naming[0]
+        mend = "read the results as two inputs and `concat` them" if source.has_ids else "choose another `key:`"
         seen: dict[int, dict[Any, tuple[Chunk, int]]] = {}
         salted: set[int] = set()
         refused: dict[int, list[Skip]] = {}
@@ -158,8 +160,8 @@ class Passes:
                 if not quarantine:
                     raise BuildError(
                         f"input '{name}': key {column} = {key!r} stands in {first.path}, row {first_row}, and "
-                        f"again in {file.path}, row {file_row}; keys name rows, so they must differ: choose another "
-                        "`key:`, or set `on_bad_rows: quarantine` to keep the first of each"
+                        f"again in {file.path}, row {file_row}; keys name rows, so they must differ: {mend}, "
+                        "or set `on_bad_rows: quarantine` to keep the first of each"
                     )
                 reason = f"duplicate key {column} = {key!r}, first in {first.relative}, row {first_row}"
                 refused.setdefault(at, []).append(Skip(row, row + 1, reason, readable=True))

@@ -252,11 +252,22 @@ class _Part:
             here = [name for name in self.schema.names if name in reader.schema.names]
             self._widen(file, reader.schema, here)
             layout = reader.layout()
-            for i in range(len(layout.pieces)):
-                for table in reader.read(i, here):
-                    yield Block(table)
+            for i, piece in enumerate(layout.pieces):
+                begun = self.rows
+                try:
+                    for table in reader.read(i, here):
+                        yield Block(table)
+                except UnreadableError as error:
+                    yield self._undecoded(file, begun + piece.rows - self.rows, f"cannot be decoded: {error}")
             if layout.broken is not None:
                 raise BrokenStreamError(layout.broken)
+
+    def _undecoded(self, file: FileRef, rows: int, why: str) -> Block:
+        """Rows of a piece that cannot be decoded: NULL, and set aside."""
+        if self.job.strict:
+            raise BuildError(f"input '{self.job.input}', {file.path}: {rows} rows: {why}; {MEND}")
+        self.bad.append([self.rows, self.rows + rows, -1, 0, why, None])
+        return Block(pa.table({each.name: pa.nulls(rows, each.type) for each in self.schema}))
 
     def _widen(self, file: FileRef, stored: pa.Schema, here: list[str]) -> None:
         """Start the part again where a file has columns or types that it cannot hold."""

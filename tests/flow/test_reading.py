@@ -260,3 +260,33 @@ def test_explain__of_a_row_whose_file_lacks_the_column_of_the_condition(tmp_path
     run(tmp_path, PLAIN % ", where: good")
     (fate,) = explain(read_manifest(tmp_path / "out"), "score=1.0").fates
     assert fate.verdict == "not selected"
+
+
+def test_broken_row_group__of_a_small_file_costs_its_rows_only(tmp_path, monkeypatch):
+    """Read together with others or alone, the same rows are set aside."""
+    for i in range(5):
+        table = pa.Table.from_pylist(rows(90, start=90 * i))
+        path = write(tmp_path / f"data/{i}.parquet", table, row_group_size=30, compression="none", use_dictionary=False)
+    column = pq.ParquetFile(path).metadata.row_group(1).column(2)
+    raw = bytearray(path.read_bytes())
+    raw[column.data_page_offset : column.data_page_offset + 40] = b"\xff" * 40
+    path.write_bytes(raw)
+    accounts = []
+    for many in (1000, 2):
+        monkeypatch.setattr(reading, "PACK_FILES", many)
+        run(tmp_path, PLAIN % ", on_bad_rows: quarantine, max_bad: 0.5", force=True)
+        accounts.append(read_manifest(tmp_path / "out").content["inputs"]["a"])
+    assert accounts[0]["quarantined"] == accounts[1]["quarantined"] == 30
+    assert accounts[0]["read"] == accounts[1]["read"] == 450
+    with pytest.raises(BuildError, match=r"4\.parquet: 30 rows: cannot be decoded"):
+        run(tmp_path, PLAIN % "", force=True)
+
+
+def test_own_ids__that_come_twice_in_one_input_are_refused(tmp_path):
+    """Two results that share rows: as one input their rows could not be told apart."""
+    write(tmp_path / "data/a.parquet", pa.Table.from_pylist(rows(20)))
+    for out in ("one", "two"):
+        run(tmp_path, (PLAIN % "").replace("path: out", f"path: {out}"), out=out)
+    both = (PLAIN % "").replace("path: data", "path: [one/shards, two/shards]")
+    with pytest.raises(BuildError, match=r"key _row_id = \d+ stands in .* and again in .*`concat` them"):
+        run(tmp_path, both)
