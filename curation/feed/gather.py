@@ -40,7 +40,9 @@ class FixedWidth:
         Type and inner shape of a row.
     """
 
-    def __init__(self, arrays: Sequence[pa.Array], starts: Numbers, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, arrays: Sequence[pa.Array], starts: Numbers, dtype: np.dtype[Any], shape: tuple[int, ...]
+    ) -> None:
         self._arrays = [_values(array) for array in arrays]
         self._starts = starts
         self._dtype, self._shape = dtype, shape
@@ -53,7 +55,9 @@ class FixedWidth:
         """Rows at positions of the build, in their order."""
         out = np.empty((len(positions), *self._shape), self._dtype)
         if len(positions) and self._row_bytes:
-            _copy_rows(self._memory, self._offsets, self._starts, positions, self._row_bytes, out.reshape(-1).view(np.uint8))
+            _copy_rows(
+                self._memory, self._offsets, self._starts, positions, self._row_bytes, out.reshape(-1).view(np.uint8)
+            )
         return out
 
 

@@ -104,29 +104,31 @@ class BatchReader:
             batch |= {name: decoded(values, name, positions) for name, values in encoded.items()}
         return {name: batch[name] for name in self._columns}
 
-    def steps(self, epoch: int | None) -> tuple[int, int]:
-        """First batch of an epoch and of the next one; None is the whole training."""
-        if epoch is None:
-            return 0, self.order.n_steps
-        self.order.epoch_size(epoch)  # refuses an epoch that does not exist
-        return self.order.first_step(epoch), self.order.first_step(epoch + 1)
 
-    def state(self, step: int) -> dict[str, Any]:
-        """State of a training whose next batch is ``step``."""
-        return {"plan": self.order.fingerprint, "step": step}
+def steps_of(order: Order, epoch: int | None) -> tuple[int, int]:
+    """First batch of an epoch and of the next one; None is the whole training; refuses one that does not exist."""
+    if epoch is None:
+        return 0, order.n_steps
+    order.epoch_size(epoch)
+    return order.first_step(epoch), order.first_step(epoch + 1)
 
-    def step_of(self, state: Mapping[str, Any], begin: int, end: int) -> int:
-        """Step of a state; refuses that of another plan, and one outside [begin, end]."""
-        if state.get("plan") != self.order.fingerprint:
-            raise FeedError(
-                f"state: expected the state of plan {self.order.fingerprint}, got one of "
-                f"{state.get('plan')}; open the build "
-                "that the training began with, or begin anew"
-            )
-        step = state.get("step")
-        if not isinstance(step, int) or not begin <= step <= end:
-            raise FeedError(f"state: expected {begin} <= step <= {end}, got {step}; set another epoch, or none")
-        return step
+
+def state_of(order: Order, step: int) -> dict[str, Any]:
+    """State of a training whose next batch is ``step``."""
+    return {"plan": order.fingerprint, "step": step}
+
+
+def step_of(order: Order, state: Mapping[str, Any], begin: int, end: int) -> int:
+    """Step of a state; refuses that of another plan, and one outside [begin, end]."""
+    if state.get("plan") != order.fingerprint:
+        raise FeedError(
+            f"state: expected the state of plan {order.fingerprint}, got one of {state.get('plan')}; open the build "
+            "that the training began with, or begin anew"
+        )
+    step = state.get("step")
+    if not isinstance(step, int) or not begin <= step <= end:
+        raise FeedError(f"state: expected {begin} <= step <= {end}, got {step}; set another epoch, or none")
+    return step
 
 
 class Loader:
@@ -165,7 +167,7 @@ class Loader:
         if prefetch < 0:
             raise FeedError(f"prefetch: expected a number of batches >= 0, got {prefetch}; 0 reads none ahead")
         self._reader = BatchReader(order, shards, **options)
-        self._begin, self._end = self._reader.steps(epoch)
+        self._begin, self._end = steps_of(order, epoch)
         self._step, self._prefetch = self._begin, prefetch
         self._start()
 
@@ -220,7 +222,7 @@ class Loader:
         FeedError
             If there is no such epoch.
         """
-        begin, end = self._reader.steps(epoch)
+        begin, end = steps_of(self._reader.order, epoch)
         with self._lock:
             self._begin, self._end = begin, end
             self._go(self._step if begin <= self._step < end else begin)
@@ -234,7 +236,7 @@ class Loader:
             ``plan``: fingerprint of the plan; ``step``: the next batch, counted over the training.
         """
         with self._lock:
-            return self._reader.state(self._step)
+            return state_of(self._reader.order, self._step)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the batch of a state, exactly, whatever the number of ranks that saved it.
@@ -250,7 +252,7 @@ class Loader:
             If the state belongs to another plan, or its step to another epoch than that of this loader.
         """
         with self._lock:
-            self._go(self._reader.step_of(state, self._begin, self._end))
+            self._go(step_of(self._reader.order, state, self._begin, self._end))
 
     def close(self) -> None:
         """End the threads that read ahead; a later batch starts them anew."""

@@ -235,6 +235,11 @@ class Plan:
         """Names of the groups, in the order of the stored table."""
         return list(self._names)
 
+    def group_places(self) -> list[tuple[GroupValue, int, int]]:
+        """Name, first row and row behind the last of each group that has rows, in the order of the stored table."""
+        edges = zip(self._names, self._offset.tolist(), self._rows.tolist(), strict=True)
+        return [(name, start, start + rows) for name, start, rows in edges if rows]
+
     @property
     def nbytes(self) -> int:
         """Memory that the arrays of the plan hold [bytes]."""

@@ -242,9 +242,7 @@ class ShardSet:
         self._resident_bytes += size
         return self._over(column, lambda shard, block: shard.read(block, (column.name,)))
 
-    def _over(
-        self, column: Column, read: Callable[[_Shard, int], list[pa.RecordBatch]]
-    ) -> FixedWidth | Varying | None:
+    def _over(self, column: Column, read: Callable[[_Shard, int], list[pa.RecordBatch]]) -> FixedWidth | Varying | None:
         """Reader over the arrays of a column, one of each record batch."""
         shards = [self._open(i) for i in range(len(self._paths))]
         batches = [batch for shard in shards for block in range(len(shard.starts) - 1) for batch in read(shard, block)]
@@ -329,7 +327,7 @@ def _places(sidecar: Path, column: str) -> tuple[NDArray[np.uint64], NDArray[np.
         with pa.memory_map(str(sidecar)) as source:
             batch = pa.ipc.open_file(source).get_batch(0)
     except (OSError, pa.ArrowInvalid) as error:
-        raise FeedError(f"{sidecar}: expected the sidecar of a shard, got {error}; restore it or build again") from error
+        raise FeedError(f"{sidecar}: expected the sidecar of a shard, got {error}; build again") from error
     if f"{column}.offset" not in batch.schema.names:
         return None
     return batch.column(f"{column}.offset").to_numpy(), batch.column(f"{column}.length").to_numpy()
@@ -439,9 +437,7 @@ class _ParquetShard:
                 column = group.column(c)
                 statistics = column.statistics
                 counted = statistics is not None and statistics.has_null_count
-                if self.metadata.schema.column(c).max_definition_level and not (
-                    counted and statistics.null_count == 0
-                ):
+                if self.metadata.schema.column(c).max_definition_level and not (counted and statistics.null_count == 0):
                     found.add(column.path_in_schema.split(".")[0])
         return found
 
