@@ -183,6 +183,7 @@ class CachedShards:
         if self._max_bytes is None:
             return self._all().take(positions, columns, as_)
         names = self.check_columns(columns)
+        as_ = "arrow" if as_ == "values" else as_  # a shard may go as soon as its rows are copied
         positions = np.asarray(positions, dtype=np.int64)
         if positions.size and (positions.min() < 0 or positions.max() >= self.n_rows):
             raise FeedError(

@@ -33,7 +33,8 @@ from curation.feed.plan import FeedError
 from curation.tables import take
 
 Array = NDArray[Any]
-As = Literal["numpy", "arrow"]
+As = Literal["numpy", "arrow", "values"]
+"""``values`` is for adapters: like ``arrow``, but values of varying length are not copied yet (`gather.Values`)."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Column:
 
     def output(self, n: int, as_: As) -> Output:
         """Somewhere to put ``n`` rows."""
-        if as_ == "arrow" and self.dtype == object:
+        if as_ != "numpy" and self.dtype == object:
             return _ArrowOutput(self)
         return _NumpyOutput(self, np.empty((n, *self.shape), dtype=self.dtype))
 

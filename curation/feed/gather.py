@@ -157,7 +157,7 @@ class Placed:
 class Values:
     """Where values of varying length lie: ``begin`` in ``memory`` and ``length`` (-1 for null), both in bytes.
 
-    They are copied once, in the form that is asked for.
+    They are copied once, in the form that is asked for, and only as long as what was gathered from is held.
     """
 
     type: pa.DataType
@@ -165,12 +165,21 @@ class Values:
     begin: Numbers
     length: Numbers
 
-    def packed(self) -> tuple[Bytes, Numbers]:
-        """Copy of the values one behind the other, and where they begin and end in it: (n + 1,) [bytes]."""
+    def ends(self) -> Numbers:
+        """Where values begin and end when they lie one behind the other: (n + 1,) [bytes]."""
         ends = np.zeros(len(self.length) + 1, np.int64)
         np.cumsum(np.maximum(self.length, 0), out=ends[1:])
+        return ends
+
+    def write(self, out: Bytes) -> None:
+        """Copy the values one behind the other into ``out``, which has the bytes of all of them."""
+        _copy_values(self.memory, self.begin, self.length, out)
+
+    def packed(self) -> tuple[Bytes, Numbers]:
+        """Copy of the values one behind the other, and their `ends`."""
+        ends = self.ends()
         data = np.empty(int(ends[-1]), np.uint8)
-        _copy_values(self.memory, self.begin, self.length, data)
+        self.write(data)
         return data, ends
 
     def arrow(self) -> pa.Array:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,7 @@ class BatchReader:
         decode: Mapping[str, str] | None = None,
     ) -> None:
         check_rank(rank, world_size)
-        if as_ not in ("numpy", "arrow"):
+        if as_ not in get_args(As):
             raise FeedError(f"as_: expected numpy or arrow, got {as_!r}")
         schema, _ = shards.check()
         if order.n_rows != shards.n_rows:

@@ -314,7 +314,7 @@ def chosen_columns(columns: Sequence[str] | None, names: list[str]) -> list[str]
 
 def _formed(found: NDArray[Any] | Values, kind: pa.DataType, as_: As) -> Any:
     """Gathered rows in the form that was asked for."""
-    if isinstance(found, np.ndarray):
+    if isinstance(found, np.ndarray) or as_ == "values":
         return found
     if as_ == "numpy":
         return found.objects()

@@ -10,7 +10,7 @@ import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from ctypes import c_longlong
 from dataclasses import astuple, dataclass
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing.context import get_spawning_popen
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from curation.feed.evaluate import Order
-from curation.feed.gather import gathers
+from curation.feed.gather import Values, gathers, item_bytes
 from curation.feed.loader import BatchReader, state_of, step_of, steps_of
 from curation.feed.plan import FeedError, check_rank
 
@@ -55,6 +55,12 @@ class Ragged:
 
     def __init__(self, data: torch.Tensor, offsets: torch.Tensor, kind: str, known: torch.Tensor | None = None) -> None:
         self.data, self.offsets, self.kind, self.known = data, offsets, kind, known
+
+    @classmethod
+    def copied(cls, values: Values) -> Ragged:
+        """Copy of gathered values."""
+        data, ends = values.packed()
+        return cls(torch.from_numpy(data).view(_item(values.type)), *_places(values, ends))
 
     @classmethod
     def of(cls, array: pa.Array) -> Ragged:
@@ -166,7 +172,7 @@ class TorchDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Any) -> _Rows:
         """Batch of rows, as whoever collates them likes: by columns at once, or row by row."""
-        return _Rows(_tensors(self._read(indices)))
+        return _Rows(self._read(indices))
 
     def _read(self, index: Any) -> dict[str, Any]:
         if isinstance(index, PlanBatch):
@@ -323,9 +329,9 @@ class TorchIterable(IterableDataset[Any]):
 
     def _batches(self, end: int, stride: int, travels: bool) -> Iterator[Any]:
         while self._next is not None and self._next < end:
-            batch = _tensors(self._reader.read(self._next))
+            batch = self._reader.read(self._next)
             self._next += stride
-            yield _Parcel(batch) if travels else batch
+            yield _Parcel(batch) if travels else _tensors(batch)
 
     def _upcoming(self, end: int, stride: int, i: int) -> NDArray[np.int64] | None:
         step = (self._next or 0) + i * stride
@@ -355,7 +361,7 @@ class TorchIterable(IterableDataset[Any]):
 
 def collate(rows: _Rows) -> Any:
     """``collate_fn`` for `TorchDataset`: the batch as it was read, by columns."""
-    return _Parcel(rows.columns) if get_worker_info() is not None else rows.columns
+    return _Parcel(rows.read) if get_worker_info() is not None else rows.columns
 
 
 def plan_state(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -404,8 +410,13 @@ def _main_states(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 class _Rows(Sequence[dict[str, Any]]):
     """A batch that is read by columns, and looks like a list of rows to a collate function that wants one."""
 
-    def __init__(self, columns: dict[str, Any]) -> None:
-        self.columns = columns
+    def __init__(self, read: dict[str, Any]) -> None:
+        self.read = read
+
+    @cached_property
+    def columns(self) -> dict[str, Any]:
+        """Tensors of the columns."""
+        return _tensors(self.read)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -421,37 +432,49 @@ def _row(columns: Mapping[str, Any], i: int) -> dict[str, Any]:
 class _Parcel:
     """A batch on its way out of a worker: one buffer, and a dict of tensors again where it arrives."""
 
-    def __init__(self, batch: dict[str, Any]) -> None:
+    def __init__(self, batch: Mapping[str, Any]) -> None:
         self._batch = batch
 
     def __reduce__(self) -> Any:
-        parts: list[torch.Tensor] = []
+        parts: list[torch.Tensor | Values] = []
         plan = {name: _packed(value, parts) for name, value in self._batch.items()}
-        ends = np.cumsum([0, *(-(-part.nbytes // _ALIGNED) * _ALIGNED for part in parts)]).tolist()
-        shapes = [(part.dtype, tuple(part.shape), at) for part, at in zip(parts, ends[:-1], strict=True)]
-        whole: Any
-        if ends[-1] >= SHARED_BYTES:
-            whole = torch.empty(ends[-1], dtype=torch.uint8).share_memory_()
-            target = whole.numpy()
-        else:
-            whole = bytearray(ends[-1])
-            target = np.frombuffer(whole, np.uint8)
-        for part, at in zip(parts, ends[:-1], strict=True):
-            target[at : at + part.nbytes] = part.contiguous().reshape(-1).view(torch.uint8).numpy()
+        sizes = [int(part.ends()[-1]) if isinstance(part, Values) else part.nbytes for part in parts]
+        edges = np.cumsum([0, *(-(-size // _ALIGNED) * _ALIGNED for size in sizes)]).tolist()
+        whole: Any = bytearray(edges[-1])
+        if edges[-1] >= SHARED_BYTES:
+            shared = torch.UntypedStorage._new_shared(edges[-1])  # `share_memory_` would copy what is still empty
+            whole = torch.empty(0, dtype=torch.uint8).set_(shared)
+        target = np.frombuffer(whole, np.uint8) if isinstance(whole, bytearray) else whole.numpy()
+        shapes: list[tuple[torch.dtype, tuple[int, ...], int]] = []
+        for part, at, size in zip(parts, edges[:-1], sizes, strict=True):
+            to = target[at : at + size]
+            if isinstance(part, Values):
+                part.write(to)
+                kind = _item(part.type)
+                shapes.append((kind, (size // kind.itemsize,), at))
+            else:
+                to[:] = part.contiguous().reshape(-1).view(torch.uint8).numpy()
+                shapes.append((part.dtype, tuple(part.shape), at))
         return _unpacked, (whole, shapes, plan)
 
 
-def _packed(value: Any, parts: list[torch.Tensor]) -> Any:
-    """Tensors of a column by their number in ``parts``; what is no tensor travels as it is."""
+def _packed(value: Any, parts: list[torch.Tensor | Values]) -> Any:
+    """Numbers of what a column is made of in ``parts``; what is no tensor travels as it is."""
+    at = len(parts)
+    if isinstance(value, Values):
+        offsets, kind, known = _places(value, value.ends())
+        parts += [value, offsets] if known is None else [value, offsets, known]
+        return ("ragged", at, kind, known is not None)
+    value = _converted(value)
     if isinstance(value, torch.Tensor):
         parts.append(value)
-        return ("tensor", len(parts) - 1)
+        return ("tensor", at)
     if isinstance(value, Ragged):
-        parts += [value.data, value.offsets] + ([] if value.known is None else [value.known])
-        return ("ragged", len(parts) - (2 if value.known is None else 3), value.kind, value.known is not None)
-    if isinstance(value, list) and value and all(isinstance(each, torch.Tensor) for each in value):
+        parts += [value.data, value.offsets] if value.known is None else [value.data, value.offsets, value.known]
+        return ("ragged", at, value.kind, value.known is not None)
+    if value and all(isinstance(each, torch.Tensor) for each in value):
         parts += value
-        return ("list", len(parts) - len(value), len(parts))
+        return ("list", at, len(parts))
     return ("other", value)
 
 
@@ -480,7 +503,7 @@ def _reader(build: Build, rank: int, world_size: int, options: dict[str, Any]) -
     order = build.order(evaluate=evaluate, batch_size=options.pop("batch_size", None))
     kept = {name: options.pop(name) for name in ("verify", "cache_dir", "cache_bytes") if name in options}
     shards = build.shards(**kept, plan=not evaluate)
-    return BatchReader(order, shards, rank=rank, world_size=world_size, as_="arrow", **options)
+    return BatchReader(order, shards, rank=rank, world_size=world_size, as_="values", **options)
 
 
 def _rank_of(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -498,12 +521,28 @@ def _tensors(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _converted(value: Any) -> Any:
+    if isinstance(value, Values):
+        return Ragged.copied(value)
     if isinstance(value, np.ndarray):
         # torch has no dates: they are counted in the unit of the column.
         return _tensor(value.view(np.int64) if value.dtype.kind in "mM" else value)
     if isinstance(value, pa.Array):
         return Ragged.of(value) if _kind(value) else value.to_pylist()
-    return [each if each is None else torch.from_numpy(each) for each in value]
+    return [torch.from_numpy(each) if isinstance(each, np.ndarray) else each for each in value]
+
+
+def _places(values: Values, ends: NDArray[np.int64]) -> tuple[torch.Tensor, str, torch.Tensor | None]:
+    """Offsets in items, kind, and which values are not null."""
+    null = values.length < 0
+    known = torch.from_numpy(~null) if null.any() else None
+    return torch.from_numpy(ends // item_bytes(values.type)), _kind_of(values.type), known
+
+
+def _item(kind: pa.DataType) -> torch.dtype:
+    """Type of what texts, bytes and lists of numbers are made of."""
+    if _kind_of(kind) != "list":
+        return torch.uint8
+    return torch.from_numpy(np.empty(0, kind.value_type.to_pandas_dtype())).dtype
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:
@@ -512,13 +551,13 @@ def _tensor(array: NDArray[Any]) -> torch.Tensor:
 
 def _kind(array: pa.Array) -> str:
     """Kind of a `Ragged` that can hold an array, or nothing."""
-    kind = array.type
+    return _kind_of(array.type) if gathers(array) else ""
+
+
+def _kind_of(kind: pa.DataType) -> str:
     if kind in (pa.string(), pa.large_string()):
         return "text"
-    if kind in (pa.binary(), pa.large_binary()):
-        return "bytes"
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return "list" if lists and gathers(array) else ""
+    return "bytes" if kind in (pa.binary(), pa.large_binary()) else "list"
 
 
 def _is_large_list(array: pa.Array) -> bool:
