@@ -12,6 +12,7 @@ import os
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ HORIZON = 64
 """Batches that are looked ahead."""
 FETCHERS = 4
 """Shards that one process fetches at a time."""
+TRIES = 20
+"""Times that a shard is fetched which other processes remove at once."""
 STALE_S = 5.0
 """Time without growth after which a temporary file counts as left behind [s]."""
 SWEPT_S = 600.0
@@ -232,8 +235,7 @@ class CachedShards:
         return nullable
 
     def _look_at(self, index: int) -> frozenset[str]:
-        self._fetch(index)
-        schema, nullable = self._set([index]).check()
+        schema, nullable = self._held(index).check()
         if not schema.equals(self._schema):
             raise FeedError(f"{self._shards[index].file.place}: expected the schema of the manifest; build again")
         return nullable
@@ -247,16 +249,7 @@ class CachedShards:
     # One shard at a time
 
     def _rows_of(self, index: int, rows: Numbers, names: list[str], as_: As) -> Batch:
-        for _ in range(FETCHERS):
-            try:
-                return self._shard(index).take(rows, names, as_)
-            except (FeedError, FileNotFoundError) as error:
-                # Another process may have removed it between our look and our read.
-                if not isinstance(error.__cause__ or error, FileNotFoundError):
-                    raise
-                with self._lock:
-                    self._open.pop(index, None)
-        raise FeedError(f"{self._folder}: its files vanish as they are read; give each training a cache of its own")
+        return self._shard(index).take(rows, names, as_)
 
     def _shard(self, index: int) -> ShardSet:
         with self._lock:
@@ -273,8 +266,7 @@ class CachedShards:
 
     def _open_one(self, index: int) -> ShardSet:
         try:
-            self._fetch(index)
-            found = self._set([index])
+            found = self._held(index)
             if self._checked is not None:
                 found.assume(self._checked)
             with self._lock:
@@ -284,6 +276,25 @@ class CachedShards:
             with self._lock:
                 self._flying.pop(index, None)
 
+    def _held(self, index: int) -> ShardSet:
+        """One shard, by descriptors that are open: it stays readable when its files are removed."""
+        for _ in range(TRIES):
+            self._fetch(index)
+            held: list[int] = []
+            try:
+                held += [os.open(self._folder / file.name, os.O_RDONLY) for file in self._shards[index].files]
+            except FileNotFoundError:  # another process was short of room between our look and here
+                _close(held)
+                continue
+            *sidecar, path = [Path(f"/proc/self/fd/{each}") for each in held]
+            found = ShardSet([path], [self._shards[index].rows], self._format, sidecars=[*sidecar, None][:1])
+            weakref.finalize(found, _close, held)
+            return found
+        raise FeedError(
+            f"{self._folder}: its files are removed as fast as they come; give trainings with different cache_bytes "
+            "folders of their own"
+        )
+
     def _fetch_ahead(self) -> None:
         """Begin to fetch what is needed next, as long as that drives out nothing that is needed sooner."""
         with self._lock:
@@ -292,13 +303,15 @@ class CachedShards:
             uses = self._next_uses()
             here = self._here()
             free = (self._max_bytes or 0) - sum(self._shards[i].bytes for i in {*here, *self._flying})
+            last = sorted(here, key=lambda i: uses.get(i, HORIZON))
             for index, use in sorted(uses.items(), key=lambda item: item[1]):
                 if index in here or index in self._flying:
                     continue
-                free += sum(self._shards[i].bytes for i in here if uses.get(i, HORIZON) > use)
+                while free < self._shards[index].bytes and last and uses.get(last[-1], HORIZON) > use:
+                    free += self._shards[last.pop()].bytes
                 if free < self._shards[index].bytes or len(self._flying) >= self._fetchers:
                     return
-                free = 0  # one at a time with what is driven out; the next look counts anew
+                free -= self._shards[index].bytes
                 self._start(index)
 
     def _next_uses(self) -> dict[int, int]:
@@ -356,6 +369,11 @@ class CachedShards:
         except FileNotFoundError:
             return False
         return True
+
+
+def _close(descriptors: list[int]) -> None:
+    for each in descriptors:
+        os.close(each)
 
 
 def _joined(parts: list[Any], back: Numbers) -> Any:

@@ -359,7 +359,7 @@ class TorchIterable(IterableDataset[Any]):
         self._publish()
 
 
-def collate(rows: _Rows) -> Any:
+def collate(rows: Any) -> Any:
     """``collate_fn`` for `TorchDataset`: the batch as it was read, by columns."""
     return _Parcel(rows.read) if get_worker_info() is not None else rows.columns
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -301,8 +302,9 @@ def test_loader__refuses_the_plan_of_other_groups(own, tmp_path):
     lang = pa.array(["xx" if each == "en" and i % 3 else each for i, each in enumerate(data["lang"].to_pylist())])
     recipe = make_project(tmp_path / "other", RECIPE, data.set_column(2, "lang", lang))
     other = curation.build(recipe)
-    for file in other.manifest.path("plan").parent.glob("plan*"):
-        (own.manifest.path("plan").parent / file.name).write_bytes(file.read_bytes())
+    theirs, ours = (Path(str(each.manifest.path("plan"))).parent for each in (other, own))
+    for file in theirs.glob("plan*"):
+        (ours / file.name).write_bytes(file.read_bytes())
     with pytest.raises(FeedError, match=r"plan: expected row \d+ to be of group '\w+' of lang, got '\w+'"):
         curation.open(own.path).loader()
 

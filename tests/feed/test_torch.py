@@ -203,7 +203,7 @@ def test_decode__gives_tensors_of_pictures(tmp_path):
 def test_ragged__holds_values_without_copies():
     values = Ragged.of(pa.array(["a", None, "bcé"])[1:])
     assert (len(values), list(values), values[-1]) == (2, [None, "bcé"], "bcé")
-    assert [each.tolist() for each in Ragged.of(pa.array([[1.5], []]))] == [[1.5], []]
+    assert [torch.as_tensor(each).tolist() for each in Ragged.of(pa.array([[1.5], []]))] == [[1.5], []]
     with pytest.raises(IndexError):
         values[2]
 
