@@ -24,6 +24,7 @@ torch = pytest.importorskip("torch", reason="needs the extra torch")
 
 from torch.utils.data import DataLoader  # noqa: E402
 
+from curation.feed.ring import SLOTS  # noqa: E402
 from curation.feed.torch import (  # noqa: E402
     PlanBatchSampler,
     Ragged,
@@ -121,11 +122,30 @@ def test_loader__reads_parquet_in_workers(tmp_path, make):
         check(batch)
 
 
-@pytest.mark.parametrize("shared", [0, 1 << 40], ids=["in shared memory", "in the message"])
-def test_batches__arrive_the_same_by_both_ways(build, monkeypatch, shared):
+@pytest.mark.parametrize(
+    ("ring", "shared"), [(0, 1 << 40), (1 << 40, 0), (1 << 40, 1 << 40)], ids=["ring", "fresh memory", "message"]
+)
+def test_batches__arrive_the_same_by_every_way(build, monkeypatch, ring, shared):
+    monkeypatch.setattr("curation.feed.torch.RING_BYTES", ring)
     monkeypatch.setattr("curation.feed.torch.SHARED_BYTES", shared)
     for batch in iterable(build, 2, "fork"):
         check(batch)
+
+
+def test_batches__that_are_kept_stay_what_they_are(build, monkeypatch):
+    """More batches than a ring has slots, all of them in use at the end."""
+    monkeypatch.setattr("curation.feed.torch.RING_BYTES", 0)
+    kept = list(iterable(build, 1, "fork"))
+    assert len(kept) == STEPS > SLOTS
+    for batch in kept:
+        check(batch)
+
+
+def test_batches__parts_that_are_kept_hold_their_slot(build, monkeypatch):
+    monkeypatch.setattr("curation.feed.torch.RING_BYTES", 0)
+    kept = [batch["x"][3:5] for batch in islice(iterable(build, 1, "fork", columns=["id", "x"]), 15)]
+    expected = [batch["x"][3:5].tolist() for batch in islice(build.loader(columns=["x"]), 15)]
+    assert [each.tolist() for each in kept] == expected
 
 
 @pytest.mark.parametrize("workers", [0, 2])
