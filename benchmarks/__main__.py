@@ -10,6 +10,7 @@ NAMES = {
     "loader": "rows in random order, against datasets, Streaming, LitData, WebDataset and Grain; resumes",
     "near_dedup": "near duplicates of 100,000 texts, against datatrove",
     "parquet_profile": "single rows of Parquet shards by pread, against read_row_group; footers with statistics",
+    "plan": "sampling plans: ids per second, size, jumps, quality of the shuffle",
     "smote": "SMOTE on 1M x 64, against imbalanced-learn",
     "text_filter": "JSON lines through a filter to Parquet, against datatrove and Data-Juicer",
     "startup": "--help, cold quickstart, no-op",

@@ -34,6 +34,7 @@ outputs:
     feed: {batch_size: 8, epochs: 2, groups: label, mixture: {temperature: 2}, subset: {use: rs2, fraction: 0.5}}
   drawn: {from: drawn, path: drawn, format: parquet}
   copies: {from: copies, path: copies, feed: {batch_size: 8, epochs: 2}}
+  weighed: {from: copies, path: weighed, feed: {batch_size: 8, epochs: 1, sample_by: weight}}
 """
 
 
@@ -60,7 +61,7 @@ def compile_kernels() -> None:
         pq.write_table(table, Path(folder) / "data.parquet")
         (Path(folder) / "recipe.yaml").write_text(RECIPE, "utf-8")
         built = build(Path(folder) / "recipe.yaml")
-        for name in ("single", "copies"):
+        for name in ("single", "copies", "weighed"):
             next(iter(built.outputs[name].loader()))
         next(built.outputs["drawn"].loader(evaluate=True, batch_size=8))
 

@@ -3,7 +3,7 @@
 from curation.feed.loader import Loader
 from curation.feed.options import FeedOptions, Shares
 from curation.feed.permutation import ALGORITHM, Permutation, derive_key
-from curation.feed.plan import FeedError, Plan, write_plan
+from curation.feed.plan import FeedError, Plan, Repeats, Segment, write_plan
 from curation.feed.shards import ShardSet
 
 __all__ = [
@@ -13,6 +13,8 @@ __all__ = [
     "Loader",
     "Permutation",
     "Plan",
+    "Repeats",
+    "Segment",
     "ShardSet",
     "Shares",
     "derive_key",

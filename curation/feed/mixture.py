@@ -83,6 +83,26 @@ class Mixture:
         arrays = (self.boundaries, self.shares, self.base, self._left, self._right, self._split, self._phase)
         return sum(array.nbytes for array in arrays)
 
+    def bound(self) -> float:
+        """Largest distance of a group's count from the sum of its shares that any draw can have, by the tree itself.
+
+        A node deals with an error of 1/2, and hands on its own error times the part of the child, plus that error
+        times what the parts change from segment to segment. With one segment no inner child has more than 2/3 of
+        its parent, so that the bound stays below 2.
+        """
+        part = self._split.astype(np.float64) * 2.0**-63
+        change = np.concatenate([np.zeros((1, part.shape[1])), np.cumsum(np.abs(np.diff(part, axis=0)), axis=0)])
+        errors = np.zeros(part.shape[1])
+        most = 0.0
+        for node in range(part.shape[1]):  # children have higher numbers than their parents
+            for child, of_child in ((self._left[node], part[:, node]), (self._right[node], 1 - part[:, node])):
+                error = errors[node] * float((of_child + change[:, node]).max()) + 0.5
+                if child >= 0:
+                    errors[child] = error
+                else:
+                    most = max(most, error)
+        return most
+
     def segment(self, draw: int) -> int:
         """Segment of a draw in [0, ``boundaries[-1]``)."""
         return int(np.searchsorted(self.boundaries, draw, side="right")) - 1
@@ -141,10 +161,39 @@ class Mixture:
         w = (draw - begin) // WINDOW
         start = begin + w * WINDOW
         size = min(WINDOW, end - start)
+        groups, cursors = self._slots(s, start - begin, shuffle(s, w, size))
+        return start, groups, cursors
+
+    def natural(self, draw: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Groups of the draws from one on as the tree deals them, without the shuffle.
+
+        Parameters
+        ----------
+        draw
+            A draw in [0, ``boundaries[-1]``).
+        size
+            Draws that are wanted, in [1, ``WINDOW``]; there are fewer at the end of a segment.
+
+        Returns
+        -------
+        groups : (k,)
+            Group of each draw, 1 <= k <= size.
+        cursors : (k,)
+            How many draws the group has had before, in the whole training.
+        """
+        s = self.segment(draw)
+        size = min(size, int(self.boundaries[s + 1]) - draw)
+        return self._slots(s, draw - int(self.boundaries[s]), np.arange(size, dtype=np.uint16))
+
+    def group(self, draw: int) -> int:
+        """Group of a draw in [0, ``boundaries[-1]``), without the shuffle."""
+        return int(self.natural(draw, 1)[0][0])
+
+    def _slots(self, s: int, first: int, shuffle: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         with np.errstate(over="ignore"):
             groups, cursors = _window(
-                start - begin,
-                shuffle(s, w, size),
+                first,
+                shuffle,
                 self._root,
                 self._left,
                 self._right,
@@ -152,7 +201,7 @@ class Mixture:
                 self._phase[s],
                 self.base[s],
             )
-        return start, groups, cursors
+        return groups, cursors
 
 
 @njit()
@@ -195,7 +244,7 @@ def _grow(edges: NDArray[np.float64], order: NDArray[np.int64]) -> tuple[NDArray
 
 
 @njit(inline=True)
-def _pass_left(t: np.uint64, split: np.uint64, phase: np.uint64) -> tuple[np.uint64, np.uint64]:
+def floor_part(t: np.uint64, split: np.uint64, phase: np.uint64) -> tuple[np.uint64, np.uint64]:
     """floor(t * split + phase) and the remainder, exact: the product has up to 126 bits."""
     t_high, t_low = t >> _S32, t & _HALF_WORD
     s_high, s_low = split >> _S32, split & _HALF_WORD
@@ -243,7 +292,7 @@ def _fill(
         for node in range(n_nodes):
             if s == 0:
                 phase[s, node] = _HALF
-            to_left, rest = _pass_left(given[node], split[s, node], phase[s, node])
+            to_left, rest = floor_part(given[node], split[s, node], phase[s, node])
             if s + 1 < n_segments:
                 phase[s + 1, node] = rest
             to_right = given[node] - to_left
@@ -276,7 +325,7 @@ def _add_counts(
     given = np.empty(n_nodes, dtype=np.uint64)
     given[0] = np.uint64(n_draws)
     for node in range(n_nodes):
-        to_left, _ = _pass_left(given[node], split[node], phase[node])
+        to_left, _ = floor_part(given[node], split[node], phase[node])
         to_right = given[node] - to_left
         a, b = left[node], right[node]
         if a >= 0:
@@ -307,7 +356,7 @@ def _window(
         t = np.uint64(first + k)
         node = root
         while node >= 0:
-            to_left, rest = _pass_left(t, split[node], phase[node])
+            to_left, rest = floor_part(t, split[node], phase[node])
             if rest + split[node] >= _UNIT:  # the next draw of this node would be one more to the left
                 node = left[node]
                 t = to_left

@@ -4,19 +4,22 @@ A plan knows groups and their sizes, never rows. Rows are stored group after gro
 each group, so that a draw is (group, cursor) by the mixture and then ``offset[group] + permutation(cursor)``.
 Any slice of the training is computed at once, and the state of a training is one number.
 
-Two orders exist. Without a mixture (``proportional``) all rows form one virtual group: epochs are RS2 rounds
-over all of them, a true permutation per cycle, and groups appear in proportion over a cycle rather than in
-every batch. With a mixture the counts of the groups follow the shares closely (within about 1 at the end of
-each window of 2,048 draws), every group is passed through without replacement, and cursors survive the ends
-of epochs and changes of shares.
+Five orders exist (`curation.feed.orders`). Without a mixture (``proportional``) all rows form one virtual group: epochs
+are RS2 rounds over all of them, a true permutation per cycle, and groups appear in proportion over a cycle rather
+than in every batch; stratified, every group has rounds of its own. With a mixture the counts of the groups follow the
+shares closely (within about 1 at the end of each window of 2,048 draws), every group is passed through without
+replacement, and cursors survive the ends of epochs and changes of shares. Unmixed batches are dealt to the groups in
+the same way, whole batches at a time. Only draws in proportion to a weight need a table of rows, 8 bytes each, which
+stays on the disk.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
-from hashlib import blake2b
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,113 +27,51 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.errors import CurationError, RecipeError
-from curation.feed.mixture import WINDOW, Mixture
-from curation.feed.options import (
-    FeedOptions,
-    GroupValue,
-    Shares,
-    check_options,
-    groups_table,
-    mixture_record,
-    segments_table,
-)
-from curation.feed.permutation import (
-    ALGORITHM,
-    N_MAX,
-    Permutation,
-    child_keys,
-    derive_key,
-    permute_runs,
-    shuffled,
-)
-from curation.methods.rs2 import RS2, round_rows, round_size, rounds_per_cycle, subset_size
+from curation.feed.mixture import Mixture
+from curation.feed.options import FeedOptions, GroupValue, Shares, name_text, notes_of
+from curation.feed.orders import Keys, Mixed, Order, Passes, Rounds, Stratified, Unmixed
+from curation.feed.permutation import child_keys
+from curation.feed.planfile import READ_WHOLE, FeedError, read_body, table_digest
+from curation.feed.segments import Segments, stated_sizes
+from curation.feed.steps import GroupSteps, RoundSteps, Steps
+from curation.feed.weighted import Weighted, bits_of, open_column
+from curation.feed.write import write_plan
+from curation.methods.rs2 import RS2, stratum_sizes
 
-__all__ = ["FeedError", "FeedOptions", "GroupValue", "Plan", "Shares", "check_rank", "write_plan"]
-
-FORMAT = 1
-"""Version of the plan file."""
-
-_RESOLVE_AT_ONCE = 128 * WINDOW
+__all__ = ["FeedError", "FeedOptions", "GroupValue", "Plan", "Repeats", "Segment", "Shares", "check_rank", "write_plan"]
 
 
-class FeedError(CurationError):
-    """A plan or a loader was asked for something it does not have."""
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of the training in which nothing changes.
 
-
-def write_plan(
-    path: Path, *, options: FeedOptions, groups: Sequence[tuple[GroupValue, int]], seed: int, name: str
-) -> dict[str, Any]:
-    """Write a plan file and the tables that it names.
-
-    Parameters
+    Attributes
     ----------
-    path
-        The JSON file to write, such as ``meta/<build id>/plan.json``; ``plan-groups.arrow`` and, with a
-        mixture, ``plan-segments.arrow`` go beside it.
-    options
-        What the recipe says.
-    groups
-        Name and number of rows of each group, in the order of the stored table; one entry ``(None, rows)`` if
-        ``options.groups`` is None.
-    seed
-        Seed of the recipe, in [0, 2**64).
-    name
-        Name of the feed; part of every key, so that two outputs of one recipe have unrelated orders.
-
-    Returns
-    -------
-    dict
-        The content of the JSON file.
-
-    Raises
-    ------
-    RecipeError
-        If the options do not fit each other or the groups.
+    start, stop
+        Its draws; of unmixed batches its batches.
+    draws
+        Rows that are drawn in it; of unmixed batches of several sizes about so many.
+    shares
+        Share of each group in the rows that are drawn, by the mixture [-].
+    ess
+        Rows that are worth as much as the draws of the stretch when they are drawn in proportion and weighted
+        (``scalarize``): draws / F, with F the sum of share² / share in the data.
     """
-    check_options(options, groups)
-    derive_key(seed, name)  # refuses what cannot be a key before anything is written
-    n_rows = sum(rows for _, rows in groups)
-    subset = options.subset or RS2(fraction=1.0)
-    epoch_draws = subset_size(n_rows, subset.fraction)
-    if options.drop_last and epoch_draws < options.batch_size:
-        raise RecipeError(
-            f"feed.drop_last: expected epochs of at least one batch, got {epoch_draws} draws with batch_size "
-            f"{options.batch_size}; lower batch_size, or set drop_last: false"
-        )
-    if options.epochs * n_rows >= N_MAX:
-        raise RecipeError(f"feed.epochs: expected epochs * rows < 2**62, got {options.epochs} * {n_rows}; lower epochs")
-    body: dict[str, Any] = {
-        "plan": FORMAT,
-        "algorithm": ALGORITHM,
-        "name": name,
-        "seed": seed,
-        "n_rows": n_rows,
-        "batch_size": options.batch_size,
-        "epochs": options.epochs,
-        "epoch_draws": epoch_draws,
-        "drop_last": options.drop_last,
-        "groups": options.groups,
-        "mixture": mixture_record(options.mixture),
-        "subset": {"use": "rs2"} | subset.model_dump(),
-        "window": WINDOW,
-        "tables": {},
-    }
-    tables = {"groups": groups_table(groups)}
-    if options.mixture is not None:
-        tables["segments"] = segments_table(options.mixture, groups, options.epochs * epoch_draws)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for kind, table in tables.items():
-        file = path.with_name(f"{path.stem}-{kind}.arrow")
-        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        body["tables"][kind] = {"file": file.name, "digest": _table_digest(table)}
-    body["fingerprint"] = _fingerprint(body)
-    # last and in one step: a plan is there when its JSON file is
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(body, sort_keys=True, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-    return body
+
+    start: int
+    stop: int
+    draws: int
+    shares: dict[GroupValue, float]
+    ess: float
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """How often the rows of a group are drawn over the training: fewest, mean, most; None is up to chance."""
+
+    least: int | None
+    mean: float
+    most: int | None
 
 
 class Plan:
@@ -143,15 +84,61 @@ class Plan:
     def __init__(self, path: Path, body: dict[str, Any], groups: pa.Table, segments: pa.Table | None) -> None:
         self._path = path
         self._body = body
-        self._names: list[GroupValue] = [json.loads(text) for text in groups["group"].to_pylist()]
+        self._texts: list[str] = groups["group"].to_pylist()
+        self._names: list[GroupValue] = [json.loads(text) for text in self._texts]
         self._offset = groups["offset"].to_numpy()
         self._rows = groups["rows"].to_numpy()
+        self._sizes = groups["size"].to_numpy() if "size" in groups.column_names else None
         self._subset = RS2(**{key: value for key, value in body["subset"].items() if key != "use"})
-        self._mixture = None if segments is None else _open_mixture(segments, len(self._names), self.n_draws)
-        self._window: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
-        texts = [] if self._mixture is None else groups["group"].to_pylist()
-        self._group_keys = np.array([self._key("rows", text) for text in texts], dtype=np.uint64)
-        self._draw_key = self._key("draws")
+        self._keys = Keys(body["seed"], body["name"])
+        self._draw_key = self._keys.key("draws")
+        self._unmixed = body.get("batches") == "unmixed"
+        self._scalarize = bool(body.get("scalarize"))
+        self._steps: Steps = RoundSteps(
+            n_rows=self.n_rows,
+            epochs=self.epochs,
+            epoch_draws=int(body["epoch_draws"]),
+            batch_size=self.batch_size,
+            drop_last=bool(body["drop_last"]),
+            tail=self._subset.tail,
+            replacement=self._subset.replacement,
+        )
+        total = self.epochs * int(body["steps_per_epoch"]) if self._unmixed else self.n_draws
+        self._segments = None if segments is None else _open_segments(segments, len(self._names), total)
+        self._mixture = None
+        if self._segments is not None and not self._scalarize:
+            self._mixture = Mixture.from_shares(self._segments.boundaries, self._segments.shares)
+        self._order: Order = self._make_order(body)
+
+    def _make_order(self, body: dict[str, Any]) -> Order:
+        if "sample_by" in body:
+            ends, buckets = (self._mapped(kind) for kind in ("weights", "buckets"))
+            return Weighted(self._keys, ends, buckets, self.epoch_draws, bits_of(self.epoch_draws))
+        if self._mixture is not None:
+            passes = Passes(self._keys, self._texts, self._offset, self._rows)
+            if not self._unmixed:
+                return Mixed(self._keys, self._mixture, passes)
+            stated = {json.loads(text): size for text, size in body.get("group_batch_size", ())}
+            units = stated_sizes(stated, list(zip(self._names, self._rows.tolist(), strict=True)), self.batch_size)
+            steps = GroupSteps(self.epochs, int(body["steps_per_epoch"]), self._mixture, units)
+            self._steps = steps
+            return Unmixed(steps, passes)
+        if self._subset.stratify not in (None, False):
+            draws = stratum_sizes(self._rows, self._subset.fraction)
+            return Stratified(self._keys, self._offset, self._rows, draws, self._texts, self._subset)
+        return Rounds(self._keys, self.n_rows, self.epoch_draws, self._subset)
+
+    def _mapped(self, kind: str) -> NDArray[np.int64]:
+        file = self._path.with_name(self._body["tables"][kind]["file"])
+        try:
+            values = open_column(file)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise FeedError(f"{file}: expected a table of the plan, got {error}; build again") from error
+        # of a large table only its length and its end are looked at: reading it all would cost a pass over the disk
+        mass = self.epoch_draws << bits_of(self.epoch_draws)
+        if kind == "weights" and (len(values) != self.n_rows or values[-1] != mass):
+            raise FeedError(f"{file}: expected the table that {self._path.name} names, got another; build again")
+        return values
 
     @classmethod
     def open(cls, path: Path | str) -> Plan:
@@ -174,16 +161,18 @@ class Plan:
         """
         path = Path(path)
         path = path / "plan.json" if path.is_dir() else path
-        body = _read_body(path)
+        body = read_body(path)
         tables = {}
         for kind, entry in body["tables"].items():
+            if kind not in READ_WHOLE:
+                continue
             file = path.with_name(entry["file"])
             try:
                 with pa.OSFile(str(file), "rb") as source, pa.ipc.open_file(source) as reader:
                     tables[kind] = reader.read_all()
             except (OSError, pa.ArrowInvalid) as error:
                 raise FeedError(f"{file}: expected a table of the plan, got {error}; build again") from error
-            if _table_digest(tables[kind]) != entry["digest"]:
+            if table_digest(tables[kind]) != entry["digest"]:
                 raise FeedError(f"{file}: expected the table that {path.name} names, got another; build again")
         return cls(path, body, tables["groups"], tables.get("segments"))
 
@@ -208,7 +197,7 @@ class Plan:
     @property
     def epoch_draws(self) -> int:
         """Draws of a full epoch."""
-        return int(self._body["epoch_draws"])
+        return self._steps.epoch_draws
 
     @property
     def n_draws(self) -> int:
@@ -218,7 +207,7 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Batches of a full epoch."""
-        return self._n_batches(self.epoch_draws)
+        return self._steps.steps_per_epoch
 
     @property
     def n_steps(self) -> int:
@@ -241,25 +230,40 @@ class Plan:
         return [(name, start, start + rows) for name, start, rows in edges if rows]
 
     @property
+    def capped(self) -> dict[GroupValue, tuple[float, int]]:
+        """Draws that the shares ask for and draws that the plan gives, of the groups that ``max_repeats`` bites."""
+        return {json.loads(text): (asked, given) for text, asked, given in self._body.get("capped", ())}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the recipe should think over."""
+        notes = notes_of(self._body["mixture"])
+        for name, (asked, given) in self.capped.items():
+            limit = f"max_repeats {self._body['max_repeats']:g}"
+            notes.append(f"{limit} bites group {name_text(name)}: {asked:,.0f} draws asked for, {given:,} given")
+        return notes
+
+    @property
     def nbytes(self) -> int:
-        """Memory that the arrays of the plan hold [bytes]."""
-        held = 0 if self._mixture is None else self._mixture.nbytes
-        return held + int(self._offset.nbytes) + int(self._rows.nbytes) + int(self._group_keys.nbytes)
+        """Memory that the arrays of the plan hold [bytes]; tables that are mapped from the disk do not count."""
+        weighed = 0 if self._segments is None or not self._scalarize else self._segments.shares.nbytes
+        return self._order.nbytes + weighed + int(self._offset.nbytes) + int(self._rows.nbytes)
 
     def epoch_size(self, epoch: int) -> int:
-        """Draws of one epoch; below ``epoch_draws`` only at the end of a cycle with ``tail: short``."""
+        """Draws of one epoch: ``epoch_draws``, but fewer at the end of a cycle with ``tail: short``.
+
+        With unmixed batches of several sizes a little more or less.
+        """
         self._check_epoch(epoch)
-        return self._round_size(epoch)
+        return self._steps.epoch_size(epoch)
 
     def epoch_start(self, epoch: int) -> int:
         """First draw of an epoch, counted over the training; ``epoch`` in [0, ``epochs``]."""
-        cycle, index = divmod(epoch, self._rounds)
-        return cycle * self._draws_per_cycle + index * self.epoch_draws
+        return self._steps.epoch_start(epoch)
 
     def first_step(self, epoch: int) -> int:
         """First batch of an epoch, counted over the training; ``epoch`` in [0, ``epochs``]."""
-        cycle, index = divmod(epoch, self._rounds)
-        return cycle * self._steps_per_cycle + index * self.steps_per_epoch
+        return self._steps.first_step(epoch)
 
     def epoch_of(self, step: int) -> tuple[int, int]:
         """Epoch of a batch, and the number of the batch in it.
@@ -279,16 +283,11 @@ class Plan:
         FeedError
             If there is no such step.
         """
-        if not 0 <= step < self.n_steps:
-            raise FeedError(
-                f"step: expected 0 <= step < {self.n_steps}, got {step}; the training has {self.n_steps} steps"
-            )
-        cycle, rest = divmod(step, self._steps_per_cycle)
-        index = min(rest // self.steps_per_epoch, self._rounds - 1)
-        return cycle * self._rounds + index, rest - index * self.steps_per_epoch
+        self._check_step(step)
+        return self._steps.epoch_of(step)
 
     def shares(self, step: int) -> dict[GroupValue, float]:
-        """Share of each group at a batch.
+        """Share of each group in the rows that are drawn at a batch.
 
         Parameters
         ----------
@@ -298,21 +297,176 @@ class Plan:
         Returns
         -------
         dict
-            Group to share [-], sorted by group (None, then numbers, then text). Without a mixture the shares
-            of the rows.
+            Group to share [-], sorted by group (None, then numbers, then text). Without a mixture, and with
+            ``scalarize``, the shares of the rows; with ``sample_by`` those of the weights. Of unmixed batches the
+            share that the group has in the rows of many batches.
 
         Raises
         ------
         FeedError
             If there is no such step.
         """
-        epoch, batch = self.epoch_of(step)
-        if self._mixture is None:
-            shares = self._rows / self.n_rows
-        else:
-            draw = self.epoch_start(epoch) + batch * self.batch_size
-            shares = self._mixture.shares[self._mixture.segment(draw)]
-        return dict(sorted(zip(self._names, shares.tolist(), strict=True), key=lambda item: _sort_key(item[0])))
+        return self._by_group(self._drawn_shares(self._segment_of(step)))
+
+    def size_shares(self, step: int) -> dict[GroupValue, float]:
+        """Share of each group at a batch in the unit of ``size``: in the mean over the rows of a pass, exactly.
+
+        Parameters
+        ----------
+        step
+            Batch, in [0, ``n_steps``).
+
+        Returns
+        -------
+        dict
+            Group to share [-], sorted as `shares`. Without ``size`` the very same.
+
+        Raises
+        ------
+        FeedError
+            If there is no such step.
+        """
+        shares = self._drawn_shares(self._segment_of(step))
+        return self._by_group(self._in_size(shares))
+
+    def weights(self, step: int) -> dict[GroupValue, float]:
+        """Weight of the rows of each group at a batch, with ``scalarize``.
+
+        Parameters
+        ----------
+        step
+            Batch, in [0, ``n_steps``).
+
+        Returns
+        -------
+        dict
+            Group to weight [-], sorted as `shares`: share by the mixture / share of the rows. Their mean over the rows
+            of the data is 1. Without ``scalarize`` 1 each; what ``sample_by`` gives differs row by row, see
+            `batch_weights`.
+
+        Raises
+        ------
+        FeedError
+            If there is no such step.
+        """
+        s = self._segment_of(step)
+        return self._by_group(self._group_weights()[s] if self._scalarize else np.ones(len(self._names)))
+
+    def group_of(self, step: int) -> GroupValue:
+        """Group of the rows of a batch, with ``batches: unmixed``.
+
+        Parameters
+        ----------
+        step
+            Batch, in [0, ``n_steps``).
+
+        Returns
+        -------
+        str, int, bool or None
+            Name of the group, the same on all ranks.
+
+        Raises
+        ------
+        FeedError
+            If there is no such step, or batches hold rows of several groups.
+        """
+        self._check_step(step)
+        if self._mixture is None or not self._unmixed:
+            raise FeedError("group_of: expected batches: unmixed, got mixed; a mixed batch has rows of many groups")
+        return self._names[self._mixture.group(step)]
+
+    @property
+    def unmixed(self) -> bool:
+        """Whether every batch holds rows of one group."""
+        return self._unmixed
+
+    @property
+    def sized(self) -> bool:
+        """Whether shares are meant in another unit than rows."""
+        return self._sizes is not None
+
+    @property
+    def scalarize(self) -> bool:
+        """Whether rows are weighed in the place of being drawn by the shares."""
+        return self._scalarize
+
+    @property
+    def bound(self) -> float:
+        """Largest distance of a group's count of draws from the sum of its shares [-]; of unmixed ones, of batches.
+
+        Without a mixture infinity: a group may come early or late in a cycle. Inside a window of a mixed plan, whose
+        draws are shuffled, it holds at the ends.
+        """
+        return math.inf if self._mixture is None else self._mixture.bound()
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Stretches of constant shares, one after the other."""
+        if self._segments is None:
+            return [Segment(0, self.n_draws, self.n_draws, self.shares(0), float(self.n_draws))]
+        bounds = self._segments.boundaries.tolist()
+        data = self._rows / self.n_rows
+        found = []
+        for s, shares in enumerate(self._row_shares()):
+            excess = float(np.divide(shares**2, data, out=np.zeros_like(data), where=data > 0).sum())
+            a, b = bounds[s], bounds[s + 1]
+            steps = self._steps
+            draws = steps.first_draw(b) - steps.first_draw(a) if isinstance(steps, GroupSteps) else b - a
+            found.append(Segment(a, b, draws, self._by_group(shares), draws / excess))
+        return found
+
+    def segment_steps(self) -> list[int]:
+        """First batch that begins in each segment, or the last one of the training."""
+        if self._segments is None:
+            return [0]
+        starts = self._segments.boundaries[:-1].tolist()
+        if self._unmixed:
+            return [int(start) for start in starts]
+        steps = range(self.n_steps)
+        return [min(bisect_left(steps, start, key=self.first_draw), self.n_steps - 1) for start in starts]
+
+    def first_draw(self, step: int) -> int:
+        """First draw of a batch, counted over the training."""
+        self._check_step(step)
+        epoch, start, _ = self._steps.span(step)
+        return self.epoch_start(epoch) + start
+
+    def group_at(self, position: int) -> GroupValue:
+        """Group of a row of the stored table, by its position."""
+        return self._names[int(np.searchsorted(self._offset, position, side="right")) - 1]
+
+    def group_rows(self) -> dict[GroupValue, int]:
+        """Rows of each group, sorted as `shares`."""
+        return {name: int(rows) for name, rows in self._by_group(self._rows).items()}
+
+    def size_shares_of(self, draws: Mapping[GroupValue, float]) -> dict[GroupValue, float]:
+        """Share of each group in the unit of ``size`` in so many draws of each, in the mean over the group's rows."""
+        return self._by_group(self._in_size(np.array([draws[name] for name in self._names])))
+
+    def group_draws(self) -> dict[GroupValue, float]:
+        """Draws of each group over the whole training: exact with a mixture, else in the mean, as a sum of shares."""
+        return self._by_group(self._drawn())
+
+    def repeats(self) -> dict[GroupValue, Repeats]:
+        """How often the rows of each group are drawn over the training.
+
+        Returns
+        -------
+        dict
+            Group to `Repeats`, sorted as `shares`; groups without rows are left out.
+        """
+        drawn, out = self._drawn(), {}
+        chance = isinstance(self._order, Weighted) or self._subset.replacement
+        left_out = self._subset.tail == "drop" and not isinstance(self._order, (Mixed, Unmixed))
+        for g, rows in enumerate(self._rows.tolist()):
+            mean = float(drawn[g]) / rows if rows else 0.0
+            near = round(mean) if abs(mean - round(mean)) < 1e-9 * max(1.0, mean) else None
+            least = math.floor(mean) if near is None else near
+            most = math.ceil(mean) if near is None else near
+            known = not chance and not left_out
+            if rows:
+                out[self._names[g]] = Repeats(least if known else None, mean, most if known else None)
+        return dict(sorted(out.items(), key=lambda item: _sort_key(item[0])))
 
     def rows(self, epoch: int, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
         """Positions in the stored table that an epoch draws.
@@ -338,10 +492,7 @@ class Plan:
         stop = size if stop is None else stop
         if not 0 <= start <= stop <= size:
             raise FeedError(f"start, stop: expected 0 <= start <= stop <= {size}, got {start}, {stop} in epoch {epoch}")
-        if self._mixture is None:
-            return self._round_rows(epoch, start, stop)
-        first = self.epoch_start(epoch)
-        return self._mixture_rows(self._mixture, first + start, first + stop)
+        return self._order.rows(epoch, self.epoch_start(epoch), start, stop)
 
     def draws(self, start: int, stop: int) -> NDArray[np.int64]:
         """Positions in the stored table of a range of draws of the training, across epochs.
@@ -363,14 +514,14 @@ class Plan:
         """
         if not 0 <= start <= stop <= self.n_draws:
             raise FeedError(f"start, stop: expected 0 <= start <= stop <= {self.n_draws}, got {start}, {stop}")
-        if self._mixture is not None:
-            return self._mixture_rows(self._mixture, start, stop)
         out = np.empty(stop - start, dtype=np.int64)
-        epoch, done = self._epoch_at(start), start
+        if start == stop:
+            return out
+        epoch, done = self._steps.epoch_at(start), start
         while done < stop:
             first = self.epoch_start(epoch)
             until = min(stop, self.epoch_start(epoch + 1))
-            out[done - start : until - start] = self._round_rows(epoch, done - first, until - first)
+            out[done - start : until - start] = self._order.rows(epoch, first, done - first, until - first)
             epoch, done = epoch + 1, until
         return out
 
@@ -412,15 +563,23 @@ class Plan:
         Returns
         -------
         (k,)
-            Weights > 0 [-], row by row those of `batch`; 1 where nothing is weighted.
+            Weights >= 0 [-], row by row those of `batch`; 1 where nothing is weighted, 0 only for a share of 0.
 
         Raises
         ------
         FeedError
             If there is no such step or rank.
         """
-        _, start, stop = self._slice(step, rank, world_size)
-        return np.ones(stop - start)
+        epoch, start, stop = self._slice(step, rank, world_size)
+        if isinstance(self._order, Weighted):
+            return self._order.weights(self.rows(epoch, start, stop))
+        if not self._scalarize or self._segments is None:
+            return np.ones(stop - start)
+        draws = np.arange(start, stop) + self.epoch_start(epoch)
+        at = np.searchsorted(self._segments.boundaries, draws, side="right") - 1
+        groups = np.searchsorted(self._offset, self.rows(epoch, start, stop), side="right") - 1
+        weights: NDArray[np.float64] = self._group_weights()[at, groups]
+        return weights
 
     def batch_keys(self, step: int, rank: int = 0, world_size: int = 1) -> NDArray[np.uint64]:
         """Key of each row of a batch, for random crops and the like that are the same in every run.
@@ -451,106 +610,77 @@ class Plan:
     def _slice(self, step: int, rank: int, world_size: int) -> tuple[int, int, int]:
         """Epoch of a batch, and the draws of the epoch that one rank reads of it."""
         check_rank(rank, world_size)
-        epoch, number = self.epoch_of(step)
-        start = number * self.batch_size
-        k = min(self.batch_size, self._round_size(epoch) - start)
+        self._check_step(step)
+        epoch, start, stop = self._steps.span(step)
+        k = stop - start
         return epoch, start + k * rank // world_size, start + k * (rank + 1) // world_size
-
-    @property
-    def _rounds(self) -> int:
-        """Epochs after which the sizes of epochs repeat."""
-        if self._subset.replacement:
-            return 1
-        return rounds_per_cycle(self.n_rows, self.epoch_draws, self._subset.tail)
-
-    def _round_size(self, epoch: int) -> int:
-        return round_size(
-            epoch,
-            n_rows=self.n_rows,
-            n_subset=self.epoch_draws,
-            tail=self._subset.tail,
-            replacement=self._subset.replacement,
-        )
-
-    @property
-    def _draws_per_cycle(self) -> int:
-        return (self._rounds - 1) * self.epoch_draws + self._round_size(self._rounds - 1)
-
-    @property
-    def _steps_per_cycle(self) -> int:
-        return (self._rounds - 1) * self.steps_per_epoch + self._n_batches(self._round_size(self._rounds - 1))
-
-    def _n_batches(self, n_draws: int) -> int:
-        return n_draws // self.batch_size if self._body["drop_last"] else -(-n_draws // self.batch_size)
-
-    def _epoch_at(self, draw: int) -> int:
-        cycle, rest = divmod(draw, self._draws_per_cycle)
-        return cycle * self._rounds + min(rest // self.epoch_draws, self._rounds - 1)
 
     def _check_epoch(self, epoch: int) -> None:
         if not 0 <= epoch < self.epochs:
             raise FeedError(f"epoch: expected 0 <= epoch < {self.epochs}, got {epoch}; epochs count from 0")
 
-    def _round_rows(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-        return round_rows(
-            epoch,
-            np.arange(start, stop, dtype=np.int64),
-            n_rows=self.n_rows,
-            n_subset=self.epoch_draws,
-            tail=self._subset.tail,
-            replacement=self._subset.replacement,
-            keyed=self._keyed,
-        )
+    def _check_step(self, step: int) -> None:
+        if not 0 <= step < self.n_steps:
+            raise FeedError(
+                f"step: expected 0 <= step < {self.n_steps}, got {step}; the training has {self.n_steps} steps"
+            )
 
-    def _keyed(self, purpose: str, number: int, size: int) -> Permutation:
-        return Permutation(size, self._key(purpose, number))
+    def _segment_of(self, step: int) -> int:
+        """Number of the segment of a batch, by its first draw."""
+        self._check_step(step)
+        if self._segments is None:
+            return 0
+        at = step if self._unmixed else self.first_draw(step)
+        return int(np.searchsorted(self._segments.boundaries, at, side="right")) - 1
 
-    def _key(self, *names: str | int) -> np.uint64:
-        return derive_key(self._body["seed"], self._body["name"], *names)
+    def _row_shares(self) -> NDArray[np.float64]:
+        """Share of each group in the rows of each segment, by the mixture."""
+        shares: NDArray[np.float64] = (self._rows / self.n_rows)[None, :]
+        if self._segments is not None:
+            shares = self._segments.shares
+        if isinstance(self._steps, GroupSteps) and np.ptp(self._steps.sizes):
+            shares = shares * self._steps.sizes
+            shares = shares / shares.sum(axis=1, keepdims=True)
+        return shares
 
-    def _shuffle(self, segment: int, window: int, size: int) -> NDArray[np.uint16]:
-        return shuffled(size, self._key("window", segment, window))
+    def _drawn_shares(self, segment: int) -> NDArray[np.float64]:
+        shares: NDArray[np.float64]
+        if isinstance(self._order, Weighted):
+            shares = self._order.group_draws(self._offset, self._rows) / self.epoch_draws
+        elif self._mixture is None:
+            shares = self._rows / self.n_rows
+        else:
+            shares = self._row_shares()[segment]
+        return shares
 
-    def _mixture_rows(self, mixture: Mixture, start: int, stop: int) -> NDArray[np.int64]:
-        out = np.empty(stop - start, dtype=np.int64)
-        for begin in range(start, stop, _RESOLVE_AT_ONCE):
-            end = min(begin + _RESOLVE_AT_ONCE, stop)
-            groups = np.empty(end - begin, dtype=np.int64)
-            cursors = np.empty(end - begin, dtype=np.int64)
-            done = begin
-            while done < end:
-                first, window_groups, window_cursors = self._window_of(mixture, done)
-                until = min(end, first + window_groups.shape[0])
-                part = slice(done - begin, until - begin)
-                groups[part] = window_groups[done - first : until - first]
-                cursors[part] = window_cursors[done - first : until - first]
-                done = until
-            out[begin - start : end - start] = self._resolve(groups, cursors)
-        return out
+    def _in_size(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self._sizes is None:
+            return np.asarray(shares / shares.sum())
+        per_row = np.divide(self._sizes, self._rows, out=np.zeros(len(shares)), where=self._rows > 0)
+        amounts: NDArray[np.float64] = shares * per_row
+        return np.asarray(amounts / amounts.sum())
 
-    def _window_of(self, mixture: Mixture, draw: int) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
-        last = self._window  # one assignment and one read: threads may race, and then merely compute it twice
-        if last is None or not last[0] <= draw < last[0] + last[1].shape[0]:
-            last = mixture.window(draw, self._shuffle)
-            self._window = last
-        return last
+    def _group_weights(self) -> NDArray[np.float64]:
+        """(n_segments, n_groups) share by the mixture / share of the rows."""
+        data = self._rows / self.n_rows
+        shares = self._row_shares()
+        weights: NDArray[np.float64] = np.divide(shares, data, out=np.zeros_like(shares), where=data > 0)
+        return weights
 
-    def _resolve(self, groups: NDArray[np.int64], cursors: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions of (group, cursor): sorted by group, so that each run is one pass of one group."""
-        small = np.uint16 if len(self._names) <= 1 << 16 else np.int64  # numpy sorts 16-bit keys by radix
-        order = np.argsort(groups.astype(small), kind="stable")
-        groups, cursors = groups[order], cursors[order]
-        rows = self._rows[groups]
-        passes = cursors // rows
-        begins = np.ones(groups.shape[0], dtype=np.bool_)
-        # one-row groups change pass at every draw and need no bijection: keep them one run
-        begins[1:] = (groups[1:] != groups[:-1]) | ((passes[1:] != passes[:-1]) & (rows[1:] > 1))
-        first = np.flatnonzero(begins)
-        keys = child_keys(self._group_keys[groups[first]], passes[first])
-        starts = np.append(first, groups.shape[0])
-        out = np.empty(groups.shape[0], dtype=np.int64)
-        out[order] = self._offset[groups] + permute_runs(cursors - passes * rows, starts, rows[first], keys)
-        return out
+    def _drawn(self) -> NDArray[np.float64]:
+        """Draws of each group over the training."""
+        if isinstance(self._order, Weighted):
+            return self.epochs * self._order.group_draws(self._offset, self._rows)
+        if self._mixture is not None:
+            units = self._steps.sizes if isinstance(self._steps, GroupSteps) else 1
+            return np.asarray(self._mixture.base[-1] * units, dtype=np.float64)
+        if isinstance(self._order, Stratified):
+            return self.epochs * self._order.draws.astype(np.float64)
+        drawn: NDArray[np.float64] = self.n_draws * (self._rows / self.n_rows)
+        return drawn
+
+    def _by_group(self, values: NDArray[np.float64] | NDArray[np.int64]) -> dict[GroupValue, float]:
+        return dict(sorted(zip(self._names, values.tolist(), strict=True), key=lambda item: _sort_key(item[0])))
 
 
 def check_rank(rank: int, world_size: int) -> None:
@@ -571,44 +701,6 @@ def _sort_key(name: GroupValue) -> tuple[int, float, str]:
     return (2, 0.0, name) if isinstance(name, str) else (1, name, "")
 
 
-def _open_mixture(segments: pa.Table, n_groups: int, n_draws: int) -> Mixture:
-    shares = segments["shares"].combine_chunks().flatten().to_numpy().reshape(-1, n_groups)
-    return Mixture.from_shares(np.append(segments["start"].to_numpy(), np.int64(n_draws)), shares)
-
-
-def _table_digest(table: pa.Table) -> str:
-    """Hash of the content, whatever the version of the file format."""
-    digest = blake2b(digest_size=16)
-    for field in table.schema:
-        column = table[field.name].combine_chunks()
-        if pa.types.is_fixed_size_list(field.type):
-            column = column.flatten()
-        content = (
-            "\0".join(column.to_pylist()).encode() if pa.types.is_string(column.type) else column.to_numpy().tobytes()
-        )
-        digest.update(f"{field.name}\0{field.type}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
-
-
-def _fingerprint(body: dict[str, Any]) -> str:
-    content = {key: value for key, value in body.items() if key != "fingerprint"}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _read_body(path: Path) -> dict[str, Any]:
-    try:
-        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FeedError(f"{path}: expected a plan, got {error}; build again") from error
-    wanted = {"plan": FORMAT, "algorithm": ALGORITHM, "window": WINDOW}
-    got = {key: body.get(key) for key in wanted} if isinstance(body, dict) else body
-    if got != wanted:
-        raise FeedError(
-            f"{path}: expected a plan of {wanted}, got {got}; open it with the version of curation that "
-            "wrote it, or build again"
-        )
-    if body.get("fingerprint") != _fingerprint(body):
-        raise FeedError(f"{path}: expected its content to match its fingerprint, got a changed file; build again")
-    return body
+def _open_segments(table: pa.Table, n_groups: int, stop: int) -> Segments:
+    shares = table["shares"].combine_chunks().flatten().to_numpy().reshape(-1, n_groups)
+    return Segments(np.append(table["start"].to_numpy(), np.int64(stop)), shares)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from curation.errors import Problem, RecipeError
+from curation.flow.feeding import feed_faults, feed_notes
 from curation.flow.gates import GateSpec
 from curation.flow.graph import Graph, Lineage, Source, Step
 from curation.flow.inputs import BoundInput, InputBinder
@@ -15,7 +16,7 @@ from curation.flow.output import Target
 from curation.flow.reading import Found
 from curation.io.chunks import Chunk
 from curation.keys import content_key, in_given_order
-from curation.recipe.model import Gate, OutputSpec, Recipe
+from curation.recipe.model import FeedSpec, Gate, OutputSpec, Recipe
 from curation.stages import make_stage
 from curation.stages.base import BindError, Coming
 from curation.stages.columns import missing
@@ -98,8 +99,8 @@ class _Binder:
             if len(self.problems) == fault_before:
                 gates.append(_gate(gate, i))
         group = output.feed.groups if output.feed else None
-        if group is not None:
-            self._group(output, schema, group)
+        if output.feed is not None:
+            self._feed(output, schema, output.feed)
         if output.format == "parquet":
             self._parquet(output, schema)
         seed = self.recipe.seed if output.feed is None or output.feed.seed is None else output.feed.seed
@@ -116,6 +117,13 @@ class _Binder:
             gates=tuple(gates),
         )
         return target, tuple(gates)
+
+    def _feed(self, output: OutputSpec, schema: pa.Schema, feed: FeedSpec) -> None:
+        if feed.groups is not None:
+            self._group(output, schema, feed.groups)
+        for fault in feed_faults(feed, schema):
+            keys = (str(key) for key in fault.path)
+            self.add(self.recipe.output_path(output.name, "feed", *keys), fault.message, fault.hint)
 
     def _group(self, output: OutputSpec, schema: pa.Schema, group: str) -> None:
         path = self.recipe.output_path(output.name, "feed", "groups")
@@ -219,6 +227,7 @@ def bind(
             targets[output.name], gates[output.name] = binder.target(output, schemas[output.source])
     if binder.problems:
         raise RecipeError(sorted(binder.problems, key=lambda problem: (problem.line, problem.path)))
+    _advise(recipe, None if before else note)  # said once, also where the recipe is bound again
     stamps = versions()
     graph = Graph(sources, tuple(steps), schemas, content_key("root", stamps))
     stamps_of_files = {name: [[f.relative, f.key] for f in each.files] for name, each in sorted(inputs.items())}
@@ -229,3 +238,11 @@ def bind(
     build_id = content_key("build", written, stamps, [*work, sample], stamps_of_files)[:16]
     outputs = {output.name: output for output in recipe.outputs}
     return Bound(recipe, graph, inputs, outputs, targets, gates, build_id, stamps, sample)
+
+
+def _advise(recipe: Recipe, note: Callable[[str], None] | None) -> None:
+    if note is None:
+        return
+    for output in recipe.outputs:
+        for text in feed_notes(output.feed):
+            note(f"feed of {output.name}: {text}")

@@ -25,7 +25,8 @@ from curation.engine.lock import held
 from curation.engine.runner import Runner
 from curation.engine.store import Mark, Store, load_artifact, load_state
 from curation.errors import BuildError, RecipeError
-from curation.feed.plan import write_plan
+from curation.feed.plan import Plan, write_plan
+from curation.feed.preview import remarks
 from curation.flow import gates
 from curation.flow.bind import Bound, bind
 from curation.flow.estimate import estimate, refuse
@@ -33,6 +34,7 @@ from curation.flow.evaluate import Made, release
 from curation.flow.feeding import feed_options
 from curation.flow.graph import Step
 from curation.flow.jobs import LedgerJob
+from curation.flow.measure import Measured, measure_feed
 from curation.flow.passes import OutputResult, Passes, ShardResult
 from curation.flow.publish import check_writable, lay_out_folder, release_folders, upload
 from curation.flow.quarantine import write_quarantine
@@ -285,6 +287,7 @@ class _Build:
         self._outputs = outputs
         self._anew = anew
         self._passes = Passes(bound, runner)
+        self._measured: dict[str, Measured] = {}
 
     def run(self, started: float) -> dict[str, Manifest]:
         passes = self._passes
@@ -301,6 +304,7 @@ class _Build:
         if failed:
             raise BuildError("the result does not meet `expect`, nothing is published:\n  " + "\n  ".join(failed))
         for name, result in results.items():
+            self._measure_feed(name, result)
             self._check_feed(name, result)
         # All outputs are complete before the first of them shows; only the manifests follow one another.
         folders = {n: lay_out_folder(self._outputs[n], Path(self._runner.store.root), n) for n in results}
@@ -339,8 +343,17 @@ class _Build:
         """Refuse a feed that the rows cannot serve before anything stands in an output."""
         output = self._bound.outputs[name]
         if output.feed is not None and any(rows for _, rows in result.groups):
-            with TemporaryDirectory() as folder:
+            # in the work directory: a plan with weights takes 9 bytes a row
+            with TemporaryDirectory(prefix=".tmp-", dir=self._runner.store.root) as folder:
                 self._write_plan(Path(folder), output, output.feed, result)
+                if said := remarks(Plan.open(Path(folder))):
+                    # beside the notes of the stages, none of whose names has a blank
+                    self._passes.progress.notes[f"feed of {name}"] = said
+
+    def _measure_feed(self, name: str, result: OutputResult) -> None:
+        output = self._bound.outputs[name]
+        if output.feed is not None and any(rows for _, rows in result.groups):
+            self._measured[name] = measure_feed(self._runner, self._bound.targets[name], output.feed, result)
 
     # The balance
 
@@ -483,6 +496,8 @@ class _Build:
             groups=[(value, rows) for value, rows in result.groups],
             seed=seed,
             name=output.name,
+            sizes=self._measured[output.name].sizes,
+            weights=self._measured[output.name].weights,
         )
 
     def _input_files(self) -> dict[str, list[Path]]:

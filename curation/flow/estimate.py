@@ -10,11 +10,14 @@ from curation.engine.executor import IDLE_BYTES, gib
 from curation.errors import RefusedError
 from curation.flow.bind import Bound
 from curation.flow.jobs import LEDGER_BYTES, chunk_memory
+from curation.flow.measure import measure_memory
 from curation.flow.output import RUN_BYTES
 from curation.flow.passes import REPEATS_ROWS
 from curation.flow.reading import READ_MEMORY
 from curation.io.location import Location
 from curation.stages.base import ArtifactStage, FitStage
+
+_WEIGHT_BYTES = 26
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,12 @@ def estimate(bound: Bound) -> list[Line]:
             )
         else:
             lines.append(Line(f"{name}: shards", rows, shards, memory + 3 * shard, size, mend))
+        feed = bound.outputs[name].feed
+        if feed is not None and (feed.size or feed.sample_by):
+            shard_rows = min(target.shard_rows, max(1, rows))
+            # the weights, and twice the plan with their sums: once to see whether it can be, once in its place
+            disk = _WEIGHT_BYTES * rows if feed.sample_by else 0
+            lines.append(Line(f"{name}: feed", rows, shards, measure_memory(shard_rows), disk, mend))
     return lines
 
 

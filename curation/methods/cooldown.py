@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ MAX_SEGMENTS = 256
 """Stretches of constant shares that a gradual schedule is cut into, at most."""
 
 Schedule = Literal["step", "linear", "cosine", "exponential"]
+Unit = Literal["share", "steps", "rows"]
 
 
 class Cooldown(Params):
@@ -25,7 +28,7 @@ class Cooldown(Params):
 
     start: float = Field(default=5.0, gt=0.0, description="temperature at first; the paper uses 5")
     end: float = Field(default=1.0, gt=0.0, description="temperature at last; 1 is the shares of the data")
-    at: float = Field(default=0.5, gt=0.0, lt=1.0, description="share of training after which `end` holds")
+    at: float = Field(default=0.5, gt=0.0, description="place in the training, in `unit`, from which on `end` holds")
     # `shape` in the recipe; another name here, since every Params has the shape of its stage under that one
     schedule: Schedule = Field(
         default="step",
@@ -33,15 +36,70 @@ class Cooldown(Params):
         description="how the temperature falls: step (one switch) | linear | cosine | exponential",
     )
 
+    steps: list[list[float]] | None = Field(
+        default=None,
+        min_length=1,
+        description="instead of the others: [place, temperature] of every switch, the first at 0",
+    )
+    unit: Unit = Field(
+        default="share", description="of `at` and of the places of `steps`: share of the training | steps | rows"
+    )
+
     @model_validator(mode="after")
-    def _finite_when_gradual(self) -> Cooldown:
-        if self.schedule != "step" and not (math.isfinite(self.start) and math.isfinite(self.end)):
-            raise ValueError(
-                f"start, end: expected finite temperatures with shape {self.schedule}, got {self.start}, "
-                f"{self.end}; "
-                "use shape: step, or a large number such as 100"
-            )
+    def _fits(self) -> Cooldown:
+        if fault := cooldown_fault(self.start, self.end, self.at, self.schedule, self.steps, self.unit):
+            raise ValueError(fault)
+        if self.steps is not None and (given := sorted(self.model_fields_set - {"steps", "unit"})):
+            raise ValueError(f"expected steps alone, got {', '.join(given)} as well; leave them out")
         return self
+
+    @property
+    def gradual(self) -> bool:
+        """Whether the temperature changes little by little."""
+        return self.steps is None and self.schedule != "step"
+
+    @property
+    def heats(self) -> bool:
+        """Whether the temperature ever rises."""
+        temperatures = [self.start, self.end] if self.steps is None else [tau for _, tau in self.steps]
+        return any(a < b for a, b in pairwise(temperatures))
+
+
+def cooldown_fault(
+    start: float, end: float, at: float, schedule: Schedule, steps: Sequence[Sequence[float]] | None, unit: Unit
+) -> str:
+    """Say what is wrong with the options of a cooldown, as far as that needs no data.
+
+    Parameters
+    ----------
+    start, end, at, schedule, steps, unit
+        As in `Cooldown`.
+
+    Returns
+    -------
+    str
+        What was expected, what was found and what to do; empty if nothing is wrong.
+    """
+    if schedule != "step" and not (math.isfinite(start) and math.isfinite(end)):
+        return (
+            f"start, end: expected finite temperatures with shape {schedule}, got {start}, {end}; use shape: step, or "
+            "a large number such as 100"
+        )
+    places = [at] if steps is None else [step[0] for step in steps if len(step) == 2]
+    if steps is not None:
+        if len(places) < len(steps):
+            return f"steps: expected [place, temperature] each, got {next(list(s) for s in steps if len(s) != 2)}"
+        if places[0] != 0:
+            return f"steps: expected the first at 0, got {places[0]:g}; say which temperature the training begins with"
+        if not all(a < b for a, b in pairwise(places)):
+            return f"steps: expected places that ascend, got {', '.join(f'{place:g}' for place in places)}"
+        if wrong := [tau for _, tau in steps if not tau > 0]:
+            return f"steps: expected temperatures > 0, got {wrong[0]:g}; use 1 for the shares of the data"
+    if unit == "share" and not max(places) < 1:
+        return f"expected shares of the training < 1, got {max(places):g}; say unit: steps or unit: rows for numbers"
+    if unit != "share" and (wrong := [place for place in places if place != int(place)]):
+        return f"expected whole numbers with unit: {unit}, got {wrong[0]:g}; leave unit out for shares of the training"
+    return ""
 
 
 def cooldown_temperature(
@@ -161,6 +219,48 @@ def cooldown_segments(
     middle = (boundaries[:-2] + 0.5 * (boundaries[1:-1] - boundaries[:-2])) / switch * at
     tau = cooldown_temperature(middle, start=start, end=end, at=at, schedule=schedule)
     return boundaries, np.append(tau, np.float64(end))
+
+
+def step_segments(
+    n_draws: int, starts: Sequence[int], temperatures: Sequence[float]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Stretches of constant temperature between switches at given draws.
+
+    Parameters
+    ----------
+    n_draws
+        Draws of the whole training, >= 1 [draws].
+    starts : (n,)
+        First draw of each temperature, not descending, the first 0.
+    temperatures : (n,)
+        Temperatures, > 0 [-].
+
+    Returns
+    -------
+    boundaries : (n_segments + 1,)
+        As `cooldown_segments`. Of switches that fall on one draw, in a short training, the last holds.
+    temperatures : (n_segments,)
+        Temperature of each segment [-].
+
+    Raises
+    ------
+    ValueError
+        If the starts do not ascend from 0.
+
+    Source
+    ------
+    See `cooldown_temperature`; the paper switches once.
+
+    Examples
+    --------
+    >>> boundaries, temperatures = step_segments(100, [0, 50, 80], [5, 2, 1])
+    >>> boundaries.tolist(), temperatures.tolist()
+    ([0, 50, 80, 100], [5.0, 2.0, 1.0])
+    """
+    if not starts or starts[0] != 0 or any(a > b for a, b in pairwise(starts)):
+        raise ValueError(f"starts: expected draws that ascend from 0, got {list(starts)}")
+    last = {start: tau for start, tau in zip(starts, temperatures, strict=True) if start < n_draws}
+    return np.array([*last, n_draws], dtype=np.int64), np.array(list(last.values()), dtype=np.float64)
 
 
 def _check(start: float, end: float, at: float, schedule: Schedule) -> None:

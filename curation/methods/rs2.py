@@ -31,6 +31,10 @@ class RS2(Params):
         description="rows left when epochs do not divide the data: carry them into the next epoch | "
         "short: make a shorter epoch of them | drop: leave them out until the next shuffle",
     )
+    stratify: bool | str | None = Field(
+        default=None,
+        description="true, or the column of `groups`: every epoch has the same number of rows of each group",
+    )
 
 
 class Bijection(Protocol):
@@ -85,6 +89,48 @@ def subset_size(n_rows: int, fraction: float) -> int:
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction: expected 0 < fraction <= 1, got {fraction}; use 1 for whole epochs")
     return max(1, math.floor(Fraction(repr(float(fraction))) * n_rows + Fraction(1, 2)))
+
+
+def stratum_sizes(n_rows: NDArray[np.int64], fraction: float) -> NDArray[np.int64]:
+    """Rows that one epoch visits of each group: ``fraction * n_rows``, rounded by largest remainder.
+
+    Parameters
+    ----------
+    n_rows : (n_groups,)
+        Rows of each group, >= 0, at least 1 in all [rows].
+    fraction
+        Share of the rows, in (0, 1] [-].
+
+    Returns
+    -------
+    (n_groups,)
+        Subset sizes [rows] within 1 of ``fraction * n_rows``; their sum is `subset_size` of all rows. Of equal
+        remainders the first group goes up first.
+
+    Raises
+    ------
+    ValueError
+        As `subset_size`.
+
+    Source
+    ------
+    Stratified RS2 (card: ``cards/rs2.md``); largest remainders are Hamilton's method of apportionment.
+
+    Examples
+    --------
+    >>> stratum_sizes(np.array([70, 25, 5]), 0.1).tolist()
+    [7, 3, 0]
+    """
+    total = subset_size(int(n_rows.sum()), fraction)
+    exact = [Fraction(repr(float(fraction))) * n for n in n_rows.tolist()]
+    sizes = [math.floor(part) for part in exact]
+    # the total is rounded half up, so that at most one more than the number of remainders is asked for
+    remainders = [(size - part, g) for g, (size, part) in enumerate(zip(sizes, exact, strict=True)) if part > size]
+    for _, g in sorted(remainders)[: max(0, total - sum(sizes))]:
+        sizes[g] += 1
+    if sum(sizes) < total:  # fraction * n < 1/2 rounds to 1 row in all
+        sizes[int(n_rows.argmax())] += total - sum(sizes)
+    return np.array(sizes, dtype=np.int64)
 
 
 def rounds_per_cycle(n_rows: int, n_subset: int, tail: Tail) -> int:

@@ -23,13 +23,13 @@ class Temperature(Params):
     )
 
 
-def temperature_shares(n_rows: NDArray[np.int64], tau: float) -> NDArray[np.float64]:
+def temperature_shares(n_rows: NDArray[np.int64] | NDArray[np.float64], tau: float) -> NDArray[np.float64]:
     r"""Share of each group in the sampled stream, :math:`p_g \propto n_g^{1/\tau}`.
 
     Parameters
     ----------
     n_rows : (n_groups,)
-        Rows per group, each >= 1 [rows]; any other positive unit of size (tokens, hours) does as well.
+        Rows per group, each > 0 [rows]; any other positive unit of size (tokens, hours) does as well.
     tau
         Temperature, > 0 [-]: 1 keeps the shares of the data, ``inf`` makes them equal, below 1 sharpens them.
 
@@ -55,9 +55,9 @@ def temperature_shares(n_rows: NDArray[np.int64], tau: float) -> NDArray[np.floa
     """
     if n_rows.size == 0:
         raise ValueError("n_rows: expected at least one group, got none; drop the mixture")
-    if (n_rows < 1).any():
+    if not (n_rows > 0).all():
         g = int(n_rows.argmin())
-        raise ValueError(f"n_rows[{g}]: expected >= 1, got {n_rows[g]}; drop empty groups first")
+        raise ValueError(f"n_rows[{g}]: expected > 0, got {n_rows[g]}; drop empty groups first")
     if not tau > 0:
         raise ValueError(f"tau: expected > 0, got {tau}; use 1 to keep the shares of the data")
     # in logs and relative to the largest group: n ** (1 / tau) overflows already at tau = 0.02

@@ -19,6 +19,7 @@ from pydantic import (
 
 from curation.errors import Problem
 from curation.methods.base import Params
+from curation.methods.cooldown import cooldown_fault
 from curation.plugins import Plugin
 from curation.recipe.source import KeyPath, Source
 from curation.urls import redacted as redacted_url
@@ -41,6 +42,7 @@ def _infinite(value: Any) -> Any:
     return math.inf if value == "inf" else value  # JSON, and so a manifest, has no infinity
 
 
+Number: TypeAlias = Annotated[float, BeforeValidator(_infinite)]
 Temperature: TypeAlias = Annotated[float, Field(gt=0), BeforeValidator(_infinite)]
 
 
@@ -173,15 +175,25 @@ class CooldownSpec(_Spec):
 
     start: Temperature = Field(default=5.0, description="temperature at the start; the paper uses 5")
     end: Temperature = Field(default=1.0, description="temperature at the end; 1 is the shares of the data")
-    at: float = Field(default=0.5, gt=0, lt=1, description="share of training after which `end` holds")
+    at: float = Field(default=0.5, gt=0, description="place in the training, in `unit`, from which on `end` holds")
     shape: Literal["step", "linear", "cosine", "exponential"] = Field(
         default="step", description="how it cools: step (as in the paper) | linear | cosine | exponential"
     )
+    steps: list[Annotated[list[Number], Field(min_length=2, max_length=2)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="instead of the others: [place, temperature] of every switch, the first at 0",
+    )
+    unit: Literal["share", "steps", "rows"] = Field(
+        default="share", description="of `at` and of the places of `steps`: share of the training | steps | rows"
+    )
 
     @model_validator(mode="after")
-    def _gradual_is_finite(self) -> CooldownSpec:
-        if self.shape != "step" and not (math.isfinite(self.start) and math.isfinite(self.end)):
-            raise ValueError(f"expected finite temperatures with shape {self.shape}, got inf; use shape step")
+    def _places_and_temperatures_fit(self) -> CooldownSpec:
+        if self.steps is not None and (given := sorted(self.model_fields_set - {"steps", "unit"})):
+            raise ValueError(f"expected steps alone, got {', '.join(given)} as well; leave them out")
+        if fault := cooldown_fault(self.start, self.end, self.at, self.shape, self.steps, self.unit):
+            raise ValueError(fault)
         return self
 
 
@@ -192,6 +204,12 @@ class Mixture(_Spec):
     temperature: Temperature | None = Field(
         default=None,
         description="1 keeps the shares of the data, inf makes them equal, below 1 sharpens them",
+    )
+    alpha: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="1 / temperature, as some papers have it: 1 keeps the shares of the data, 0 makes them equal",
     )
     shares: dict[Group, float] | None = Field(
         default=None, min_length=1, description="share by group, each >= 0; they sum to 1"
@@ -242,6 +260,10 @@ class SubsetSpec(_Spec):
         default="carry",
         description="rows left at the end of a cycle: carry into the next epoch | short epoch | drop",
     )
+    stratify: bool | str | None = Field(
+        default=None,
+        description="true, or the column of `groups`: every epoch has the same number of rows of each group",
+    )
 
 
 class FeedSpec(_Spec):
@@ -253,6 +275,27 @@ class FeedSpec(_Spec):
     mixture: Mixture | None = Field(default=None, description="shares of the groups; default: those of the data")
     subset: SubsetSpec | None = Field(default=None, description="part of the rows that an epoch visits; default: all")
     drop_last: bool = Field(default=False, description="drop the last batch of an epoch if it is not full")
+    size: str | None = Field(
+        default=None, description="column whose sum is the size of a group, e.g. tokens: the unit of the shares"
+    )
+    max_repeats: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="how often the rows of a group may be drawn over the training, at most",
+    )
+    scalarize: bool = Field(
+        default=False, description="draw in proportion to the rows, and weigh them so that the shares hold"
+    )
+    sample_by: str | None = Field(
+        default=None, description="column of weights >= 0 in proportion to which rows are drawn"
+    )
+    batches: Literal["mixed", "unmixed"] = Field(
+        default="mixed", description="mixed | unmixed: every batch holds rows of one group"
+    )
+    group_batch_size: dict[Group, Annotated[int, Field(ge=1)]] | None = Field(
+        default=None, min_length=1, description="with unmixed: rows of a batch of some groups, not `batch_size`"
+    )
     seed: int | None = Field(
         default=None,
         ge=0,

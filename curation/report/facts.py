@@ -173,4 +173,5 @@ def _noted(manifest: Manifest) -> Iterator[Warned]:
         for topic, each in notes.items() if isinstance(notes, dict) else [("", notes)]:
             if each:
                 place = f"{stage}, {topic}" if topic else stage
-                yield Warned("note", f"Stage {place}: {short(each, 300)}")
+                owner = f"The {place}" if stage.startswith("feed of ") else f"Stage {place}"
+                yield Warned("note", f"{owner}: {short(each, 300)}")

@@ -223,19 +223,21 @@ def test_plan__other_seeds_and_names_are_unrelated(tmp_path):
 # size
 
 
-def test_plan__a_trillion_rows_in_a_thousand_groups_is_small(tmp_path):
-    groups = [(f"g{i:04d}", 10**9) for i in range(1000)]
-    plan = make(tmp_path, groups, mixture=Cooldown(), batch_size=1024, epochs=30)
+@pytest.mark.parametrize("batches", ["mixed", "unmixed"])
+@pytest.mark.parametrize("n_groups", [1000, 100_000])
+def test_plan__a_trillion_rows_in_many_groups_are_small(tmp_path, n_groups, batches):
+    groups = [(f"g{i:06d}", 10**12 // n_groups) for i in range(n_groups)]
+    plan = make(tmp_path, groups, mixture=Cooldown(), batch_size=1024, epochs=30, batches=batches)
     assert plan.n_rows == 10**12
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 100_000
-    assert plan.nbytes < 200_000
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 50 * n_groups + 20_000
+    assert plan.nbytes < 130 * n_groups
     plan.batch(0)
     tracemalloc.start()
     drawn = plan.batch(plan.n_steps - 1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert drawn.shape == (10**12 % 1024 or 1024,)
-    assert peak < 2_000_000
+    assert drawn.shape == ((10**12 % 1024 or 1024,) if batches == "mixed" else (1024,))
+    assert peak < 2_000_000 + 40 * n_groups
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.1, 0.3, 0.7])

@@ -125,7 +125,7 @@ def test_shares__golden_toy_gradients(tau, mean, var_s, var_ts):
     ("n_rows", "tau", "message"),
     [
         ([], 1.0, "n_rows: expected at least one group"),
-        ([5, 0], 1.0, r"n_rows\[1\]: expected >= 1, got 0"),
+        ([5, 0], 1.0, r"n_rows\[1\]: expected > 0, got 0"),
         ([5], 0.0, "tau: expected > 0, got 0.0"),
         ([5], np.nan, "tau: expected > 0, got nan"),
     ],
