@@ -392,7 +392,7 @@ def main(repeats: int = 3, numbers: int = 200_000, blobs: int = 20_000) -> None:
         f"{who}, {workers} workers": partial(run, who, "resumed", "bytes", workers)
         for who in here
         if who not in ("numpy, bare gather", "ours, TorchDataset", "datasets, map-style")
-        for workers in ((0,) if who in ("ours", "datasets, iterable") else (0, 2))
+        for workers in ((0,) if who in ("ours", "datasets, iterable", "Grain") else (0, 2))
     }
     measures = {"lost": "rows lost", "again": "rows again", "first_s": "seconds to the first batch"}
     report("loader_resume", interleave(stops, 1), measures)
