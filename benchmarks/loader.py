@@ -93,11 +93,9 @@ Save = list[Callable[[], Any]]
 def pairs(loader: Iterable[Any]) -> Batches:
     """Ids and values of batches that are dicts."""
     for batch in loader:
-        values = batch["value"]
-        yield (
-            batch["id"].tolist() if hasattr(batch["id"], "tolist") else list(batch["id"]),
-            (values if hasattr(values, "shape") else list(values)),
-        )
+        ids, values = batch["id"], batch["value"]
+        whole = getattr(values, "ndim", 0) == 2  # a matrix; what is 256 values is made 256 `bytes`
+        yield ids.tolist() if hasattr(ids, "tolist") else list(ids), values if whole else list(values)
 
 
 def numpy_(name: str, workers: int, state: Any, save: Save) -> Batches:
