@@ -7,6 +7,7 @@ from importlib import import_module
 
 NAMES = {
     "filter_write": "filter and write 64M rows, against Polars; memory under --memory 1GB",
+    "loader": "rows in random order, against datasets, Streaming, LitData, WebDataset and Grain; resumes",
     "near_dedup": "near duplicates of 100,000 texts, against datatrove",
     "parquet_profile": "single rows of Parquet shards by pread, against read_row_group; footers with statistics",
     "plan": "sampling plans: ids per second, size, jumps, quality of the shuffle",

@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import CurationError, RecipeError
-from curation.io.location import Location, RemotePath, local, location_of, work_at
+from curation.io.location import Location, RemotePath, location_of, work_at
 from curation.io.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 
     from curation.engine.events import Events
     from curation.explain import Explanation
+    from curation.feed.columns import As
+    from curation.feed.evaluate import Order
     from curation.feed.loader import Loader
     from curation.feed.plan import Plan
+    from curation.feed.shards import RowSource
     from curation.recipe.model import Recipe
     from curation.rollback import Generation
 
@@ -222,10 +226,22 @@ class Build:
         world_size: int = 1,
         columns: Sequence[str] | None = None,
         epoch: int | None = None,
+        *,
+        as_: As = "numpy",
+        weights: bool = False,
+        keys: bool = False,
+        decode: Mapping[str, str] | None = None,
+        prefetch: int = 0,
+        evaluate: bool = False,
+        batch_size: int | None = None,
+        verify: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | str | None = None,
     ) -> Loader:
         """Batches of the plan for one rank: iterates ``dict[str, numpy array]``.
 
-        Shards in a store are fetched once, checked by their hash and removed when the process ends.
+        Shards in a store are fetched once and checked by their hash. Without ``cache_dir`` they are removed when the
+        process ends.
 
         Parameters
         ----------
@@ -235,25 +251,86 @@ class Build:
             Columns of a batch; None is all.
         epoch
             Only this epoch; None is the whole training.
+        as_
+            ``arrow``: columns that numpy holds only as objects (text, bytes, lists) come as Arrow arrays.
+        weights, keys
+            Add ``_weight_factor``, by which the loss of a row is to be multiplied, and ``_draw_key``, which seeds its
+            augmentation.
+        decode
+            Column of encoded pictures -> ``pillow``: it comes as a list of RGB arrays (height, width, 3), uint8.
+        prefetch
+            Batches that are read ahead, by as many threads.
+        evaluate
+            Give every row once, in order, instead of the plan; needs no feed.
+        batch_size
+            Rows of a batch over all ranks, for ``evaluate`` alone; default that of the plan.
+        verify
+            Check the hashes of all shards first; sizes are checked anyway.
+        cache_dir
+            Folder that keeps shards of a store from run to run; all processes of a machine may share it.
+        cache_bytes
+            Most bytes there, or text such as ``"100GB"``; None is no limit.
 
         Raises
         ------
         CurationError
-            If there is no plan, or no such rank, column or epoch.
+            If there is no plan, or no such rank, column or epoch; or if shards are missing, changed or of another
+            build than the plan.
         """
-        from curation.feed.loader import Loader, ShardSet
-        from curation.report.rows import Rows
+        from curation.feed.loader import Loader
 
-        listed = self.manifest.shards
-        for shard in listed:
-            if shard.sidecar is not None:  # it lies beside the shard, as it does in the result
-                local(self.path / shard.sidecar.path, xxh3=shard.sidecar.xxh3)
-        shards = ShardSet(
-            [local(path, xxh3=shard.xxh3) for path, shard in zip(Rows(self.manifest).paths, listed, strict=True)],
-            [shard.rows for shard in listed],
-            self.manifest.content["shard_format"],
+        order = self.order(evaluate=evaluate, batch_size=batch_size)
+        shards = self.shards(verify=verify, cache_dir=cache_dir, cache_bytes=cache_bytes, plan=not evaluate)
+        return Loader(
+            order,
+            shards,
+            rank=rank,
+            world_size=world_size,
+            columns=columns,
+            epoch=epoch,
+            as_=as_,
+            weights=weights,
+            keys=keys,
+            decode=decode,
+            prefetch=prefetch,
         )
-        return Loader(self.plan, shards, rank=rank, world_size=world_size, columns=columns, epoch=epoch)
+
+    def order(self, *, evaluate: bool = False, batch_size: int | None = None) -> Order:
+        """What a loader reads when: the plan, or with ``evaluate`` every row once; see `loader`."""
+        from curation.feed.source import evaluation
+
+        if not evaluate:
+            if batch_size is not None:
+                raise CurationError(
+                    f"batch_size: expected none, got {batch_size}; the plan says it, build with another"
+                )
+            return self.plan
+        if batch_size is None:
+            if self.manifest.path("plan") is None:
+                raise CurationError(f"batch_size: expected a number, got none; {self.path} has no plan that says it")
+            batch_size = self.plan.batch_size
+        return evaluation(self.manifest, batch_size)
+
+    def shards(
+        self,
+        *,
+        verify: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | str | None = None,
+        plan: bool = False,
+    ) -> RowSource:
+        """Rows by position, read from the shards; with ``plan``, only if its groups are where it says. See `loader`."""
+        from curation.feed.source import check_groups, open_shards
+
+        found = open_shards(
+            self.manifest,
+            verify=verify,
+            cache_dir=None if cache_dir is None else Path(cache_dir).absolute(),
+            cache_bytes=parse_bytes(cache_bytes) if isinstance(cache_bytes, str) else cache_bytes,
+        )
+        if plan:
+            check_groups(self.plan, found, self.manifest.content["group_column"])
+        return found
 
     def ledger(self) -> pl.LazyFrame:
         """Rows that are not simply kept: ``row_id``, ``copy``, ``stage``, ``reason``, ``instead``."""

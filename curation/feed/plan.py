@@ -224,6 +224,11 @@ class Plan:
         """Names of the groups, in the order of the stored table."""
         return list(self._names)
 
+    def group_places(self) -> list[tuple[GroupValue, int, int]]:
+        """Name, first row and row behind the last of each group that has rows, in the order of the stored table."""
+        edges = zip(self._names, self._offset.tolist(), self._rows.tolist(), strict=True)
+        return [(name, start, start + rows) for name, start, rows in edges if rows]
+
     @property
     def capped(self) -> dict[GroupValue, tuple[float, int]]:
         """Draws that the shares ask for and draws that the plan gives, of the groups that ``max_repeats`` bites."""

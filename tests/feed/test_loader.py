@@ -85,7 +85,7 @@ def write_shards(path, form, rows=tuple(SHARD_ROWS), data=None):
 @pytest.fixture(scope="module", params=["arrow", "parquet"])
 def shards(request, tmp_path_factory):
     paths = write_shards(tmp_path_factory.mktemp(request.param), request.param)
-    return ShardSet(paths, SHARD_ROWS, request.param, max_open=2, max_row_groups=3)
+    return ShardSet(paths, SHARD_ROWS, request.param, max_open=2, cache_bytes=4000)
 
 
 OPTIONS = {
