@@ -16,7 +16,20 @@ from curation.cli.session import Session
 from curation.cli.verb import Exampled
 from curation.errors import CurationError
 
-VERBS = ("build", "validate", "plan", "inspect", "explain", "report", "diff", "rollback", "clean", "methods", "schema")
+VERBS = (
+    "build",
+    "validate",
+    "plan",
+    "inspect",
+    "explain",
+    "report",
+    "diff",
+    "rollback",
+    "export",
+    "clean",
+    "methods",
+    "schema",
+)
 
 INTERRUPTED = 130
 OUR_FAULT = "this is a fault of curation, not of your recipe or data; please report it with the lines above"
