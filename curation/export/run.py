@@ -97,7 +97,7 @@ def export(
         else:
             source = Source(manifest, schema.names, Path(scratch))
             tables = (drawn(source, piece, options.mark) for piece in pieces(plan, steps, shard_rows))
-        content = _written(place, writer, tables, progress or (lambda _: None))
+        content = _written(place, options.format, writer, tables, progress or (lambda _: None))
         place.finish(head | content)
         return Export(out, head | content)
 
@@ -138,12 +138,12 @@ def _default_rows(manifest: Manifest, columns: Sequence[str]) -> int:
 
 
 def _written(
-    place: Place, writer: Writer, tables: Iterator[pa.Table], progress: Callable[[int], None]
+    place: Place, form: str, writer: Writer, tables: Iterator[pa.Table], progress: Callable[[int], None]
 ) -> dict[str, Any]:
     shards: list[dict[str, Any]] = []
     rows = 0
     for table in tables:
-        with said("export"):
+        with said(form):
             entry = place.put(writer.name(len(shards)), partial(writer.write, table, first=rows))
         shards.append(entry | {"rows": table.num_rows})
         rows += table.num_rows
