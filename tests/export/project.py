@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import tarfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def _read_shard(folder: Path, shard: dict[str, Any]) -> list[dict[str, Any]]:
     offsets = struct.unpack_from(f"<{count + 1}I", data, 4)
     config = json.loads(data[4 * (count + 2) : offsets[0]])
     assert config == {key: shard[key] for key in config}
-    return [_read_sample(data[a:b], shard) for a, b in zip(offsets, offsets[1:], strict=False)]
+    return [_read_sample(data[a:b], shard) for a, b in pairwise(offsets)]
 
 
 def _read_sample(data: bytes, shard: dict[str, Any]) -> dict[str, Any]:
