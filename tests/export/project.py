@@ -133,4 +133,6 @@ def _decoded(encoding: str, data: bytes) -> Any:
         return np.frombuffer(data[head:], dtype).reshape([int(side) for side in shape.split(",")]).tolist()
     if kind in SCALARS:
         return struct.unpack(SCALARS[kind], data)[0]
-    return {"str": bytes.decode, "bytes": bytes, "json": json.loads}[kind](data)
+    if kind == "json":
+        return json.loads(data)
+    return data.decode() if kind == "str" else data

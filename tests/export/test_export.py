@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -193,7 +194,7 @@ def test_export__leaves_a_folder_of_somebody_alone(build, tmp_path):
 def gaps(tmp_path_factory):
     """A build with a NULL for the last picture, and one inside of the last list."""
     made = make_build(tmp_path_factory.mktemp("gaps"), feed=False)
-    folder, table = made.path.parent, mixed().select(["id", "picture", "tokens"])
+    folder, table = Path(str(made.path)).parent, mixed().select(["id", "picture", "tokens"])
     pictures, tokens = (table[name].to_pylist()[:-1] for name in ("picture", "tokens"))
     table = table.set_column(1, "picture", pa.array([*pictures, None]))
     pq.write_table(table.set_column(2, "tokens", pa.array([*tokens, [1, None]])), folder / "rows.parquet")

@@ -67,7 +67,7 @@ def test_split__keeps_pages_of_all_languages_on_one_side(outputs):
 
 def test_recipe__is_about_a_hundred_to_one():
     recipe = curation.api.read_recipe(FOLDER / "recipe.yaml")
-    quotas = next(stage for stage in recipe.stages if stage.name == "tail").params.quotas
+    quotas = next(stage for stage in recipe.stages if stage.name == "tail").params.model_dump()["quotas"]
     sizes = [quotas[language] for language in LANGUAGES]
     np.testing.assert_allclose(sizes, 20_000 * 100 ** (-np.arange(8) / 7), atol=1)
 
@@ -94,7 +94,7 @@ def test_weights__make_the_expected_loss_that_of_the_other_plan(train, outputs):
 
 def test_train__takes_steps_and_looks_at_gradients(train, outputs):
     held_out = outputs["held_out"].table().select("language", "text").collect()
-    seen = []
+    seen: list[object] = []
     model, curve = train["train"](outputs["cooldown"], held_out, seed=0, max_steps=4, halfway=seen.append)
     assert (curve[-1]["step"], set(curve[-1]["held_out"]), len(seen)) == (4, set(LANGUAGES), 1)
     assert sum(each.numel() for each in model.parameters()) == 166_144
