@@ -18,8 +18,8 @@ def json_text(value: Any) -> str:
 
     Raises
     ------
-    TypeError
-        If it holds bytes, which JSON does not.
+    ValueError
+        If it holds bytes, or anything else that JSON does not know.
     """
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_other)
 
@@ -42,7 +42,7 @@ def _other(value: Any) -> Any:
         return value.total_seconds()
     if isinstance(value, Decimal):
         return str(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")
+    raise ValueError(f"a value of {type(value).__name__}, which JSON does not know")
 
 
 def is_bytes(kind: pa.DataType) -> bool:

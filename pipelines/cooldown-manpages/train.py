@@ -22,7 +22,7 @@ from torch import nn
 import curation
 
 HERE = Path(__file__).resolve().parent
-RUNS = HERE.parents[1] / "build" / "cooldown-manpages" / "runs"
+RUNS = HERE.parents[1] / "build" / "cooldown-manpages"
 
 WAYS = {"tau_1": "τ = 1", "scalarized": "τ = 1, loss weighted as τ = 5", "tau_5": "τ = 5", "cooldown": "Cooldown 5 → 1"}
 COLOURS = {"tau_1": "#555", "scalarized": "#e69f00", "tau_5": "#d55e00", "cooldown": "#0072b2"}
@@ -224,12 +224,13 @@ def draws(build: curation.Build) -> dict[str, float]:
     return {each: per_language.get(each, 0) / int((languages == each).sum()) for each in LANGUAGES}
 
 
-def runs(seeds: Sequence[int], ways: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
+def runs(seeds: Sequence[int], ways: Sequence[str], folder: Path, epochs: int) -> Iterator[dict[str, Any]]:
     """Results of all runs; only those that are not in the folder are computed."""
+    changes = [f"outputs.{name}.feed.epochs={epochs}" for name in ("tau_1", "tau_5", "cooldown")]
     for seed in seeds:
         files = {way: folder / f"{way}-{seed}.json" for way in ways}
         if not all(file.is_file() for file in files.values()):
-            outputs = curation.build(HERE / "recipe.yaml", overrides=[f"seed={seed}"]).outputs
+            outputs = curation.build(HERE / "recipe.yaml", overrides=[f"seed={seed}", *changes]).outputs
         for way, file in files.items():
             if not file.is_file():
                 found = run(way, seed, outputs)
@@ -309,8 +310,7 @@ def picture(results: Sequence[Mapping[str, Any]]) -> str:
                 for step, value in curve
             )
             parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[way]}" stroke-width="2"/>')
-    for number, way in enumerate(WAYS):
-        x = 45 + 180 * number
+    for way, x in zip(WAYS, (45, 150, 410, 520), strict=True):
         parts.append(f'<path d="M{x} 405h24" stroke="{COLOURS[way]}" stroke-width="2"/>')
         parts.append(f'<text x="{x + 30}" y="409" font-size="11">{WAYS[way]}</text>')
     parts.append(
@@ -324,12 +324,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each way [%(default)s]")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="some of them only")
-    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the results [build/cooldown-manpages/runs]")
+    parser.add_argument("--epochs", type=int, default=1, help="times as many rows as there are [%(default)s]")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch [%(default)s]")
     parser.add_argument("--picture", type=Path, help="where to draw the result, as SVG")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    results = list(runs(range(given.seeds), given.ways, given.runs))
+    results = list(runs(range(given.seeds), given.ways, RUNS / f"runs-{given.epochs}", given.epochs))
     print(tables(results))
     if given.picture is not None:
         given.picture.write_text(picture(results), "utf-8")

@@ -260,6 +260,16 @@ def test_store__with_files_of_somebody_is_refused(build, bucket):
         build.export(f"{bucket.url}/e", "arrow", epochs=(0, 1))
 
 
+@pytest.mark.parametrize("options", [{"epochs": (0, 1)}, {"order": "stored"}])
+def test_store__a_build_in_one_is_exported_as_a_local_one_is(build, bucket, tmp_path, options):
+    root = Path(str(build.path))
+    for path in (each for each in root.rglob("*") if each.is_file()):
+        remote.put_file(path, f"{bucket.url}/b/{path.relative_to(root)}")
+    build.export(tmp_path / "local", "parquet", **options)
+    curation.open(f"{bucket.url}/b").export(tmp_path / "fetched", "parquet", **options)
+    assert digest_tree(tmp_path / "local") == digest_tree(tmp_path / "fetched")
+
+
 # Refusals
 
 
