@@ -121,9 +121,10 @@ class _InStore:
         if found and mark not in found:
             raise ExportError(f"{out}: expected nothing below it, got {next(iter(found))!r}; name another place")
         self._mark = out / mark
+        remote.put_bytes(dump_json(head).encode(), self._mark.url)  # first, so that it is there as long as a part is
         for name in found:
-            remote.delete((out / name).url)
-        remote.put_bytes(dump_json(head).encode(), self._mark.url)
+            if name != mark:
+                remote.delete((out / name).url)
 
     def put(self, name: str, write: Callable[[Path], None]) -> dict[str, Any]:
         path = self._scratch / name

@@ -111,7 +111,7 @@ def write_mds(table: pa.Table, path: Path, columns: Mapping[str, Encoding]) -> d
     """
     config = _config(columns)
     head = json.dumps(config, sort_keys=True).encode()
-    encoded = {name: _encoded(table.column(name), each) for name, each in columns.items()}
+    encoded = {name: _read(table, name, each) for name, each in columns.items()}
     varying = [encoded[name] for name, each in columns.items() if each.size is None]
     samples = [
         np.array([len(values[row]) for values in varying], "<u4").tobytes()
@@ -144,6 +144,13 @@ def _config(columns: Mapping[str, Encoding]) -> dict[str, Any]:
         "column_encodings": [each.name for each in columns.values()],
         "column_sizes": [each.size for each in columns.values()],
     }
+
+
+def _read(table: pa.Table, name: str, encoding: Encoding) -> list[bytes]:
+    try:
+        return _encoded(table.column(name), encoding)
+    except ValueError as error:
+        raise ValueError(f"column {name!r} holds {error}") from error
 
 
 def _encoded(column: pa.ChunkedArray, encoding: Encoding) -> list[bytes]:

@@ -70,18 +70,25 @@ def write_samples(table: pa.Table, path: Path, members: Members, *, first: int) 
     first
         Number of the first row; keys of samples are numbers, since a row may come more than once.
     """
-    columns = {name: _READERS[kind](table.column(name)) for name, kind in members.own.items()}
-    rest = {name: python_values(table.column(name)) for name in table.column_names if name not in members.own}
+    columns = {name: _read(table, name, _READERS[kind]) for name, kind in members.own.items()}
+    rest = {name: _read(table, name, python_values) for name in table.column_names if name not in members.own}
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for row in range(table.num_rows):
             key = f"{first + row:012d}"
-            for name, kind in members.own.items():
+            there = {name: kind for name, kind in members.own.items() if columns[name][row] is not None}
+            for name, kind in there.items():
                 value = columns[name][row]
-                if value is not None:
-                    _add(tar, f"{key}.{_name(name, kind, value)}", _ENCODERS[kind](value))
-            if rest:
+                _add(tar, f"{key}.{_name(name, kind, value)}", _ENCODERS[kind](value))
+            if rest or not there:  # a sample without a member would be a row that is lost
                 one = {name: values[row] for name, values in rest.items()}
                 _add(tar, f"{key}.{members.rest}", json_text(one).encode())
+
+
+def _read(table: pa.Table, name: str, reader: Callable[[pa.ChunkedArray], list[Any]]) -> list[Any]:
+    try:
+        return reader(table.column(name))
+    except ValueError as error:
+        raise ValueError(f"column {name!r} holds {error}") from error
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -202,7 +202,9 @@ def gaps(tmp_path_factory):
 
 
 def test_export__that_fails_on_its_way_leaves_nothing(gaps, tmp_path):
-    with pytest.raises(CurationError, match="webdataset: a NULL inside a list; leave the column out"):
+    with pytest.raises(
+        CurationError, match="webdataset: column 'tokens' holds a NULL inside a list; leave the column out"
+    ):
         gaps.export(tmp_path / "out", "webdataset", shard_rows=10)
     assert not list(tmp_path.iterdir())
 
@@ -220,6 +222,12 @@ def test_mds__lists_with_a_gap_are_json(gaps, tmp_path):
 def test_webdataset__has_no_member_for_a_missing_picture(gaps, tmp_path):
     gaps.export(tmp_path / "out", "webdataset", columns=["id", "picture"])
     assert [len(sample) for sample in read_tars(tmp_path / "out")] == [2] * 59 + [1]
+
+
+def test_webdataset__loses_no_row_of_which_nothing_is_there(gaps, tmp_path):
+    gaps.export(tmp_path / "out", "webdataset", columns=["picture"])
+    samples = read_tars(tmp_path / "out")
+    assert (len(samples), samples[-1]) == (60, {"json": b"{}"})
 
 
 def test_export__that_was_killed_is_begun_anew(build, drawn, tmp_path):
