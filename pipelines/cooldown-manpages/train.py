@@ -256,8 +256,14 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
     by_way = {way: [each for each in results if each["way"] == way] for way in WAYS}
     by_way = {way: found for way, found in by_way.items() if found}
     header = f"| | {' | '.join(LANGUAGES)} | mean |\n| --- |{' --- |' * (len(LANGUAGES) + 1)}"
+    hot = {each["seed"]: each for each in by_way.get("tau_5", ())}
+
+    def apart(each: Mapping[str, Any], language: str) -> float:
+        return at_end(each, language) - at_end(hot[each["seed"]], language) if each["seed"] in hot else math.nan
+
     kinds = {
         "Held-out bits per byte, mean ± standard error": at_end,
+        "Minus that of τ = 5 with the same seed": apart,
         "Held-out minus trained, bits per byte": lambda each, language: (
             at_end(each, language) - each["trained"][language]
         ),
@@ -269,7 +275,9 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
         for way, found in by_way.items():
             cells = [mean_and_error([value(each, language) for each in found]) for language in LANGUAGES]
             cells.append(mean_and_error([float(np.mean([value(each, x) for x in LANGUAGES])) for each in found]))
-            shown = [f"{mean:.3f} ± {error:.3f}" if value is at_end else f"{mean:.2f}" for mean, error in cells]
+            shown = [
+                f"{mean:.3f} ± {error:.3f}" if value in (at_end, apart) else f"{mean:.2f}" for mean, error in cells
+            ]
             parts.append(f"| {WAYS[way]} | {' | '.join(shown)} |")
         parts.append("")
     ratios = [each["variance_ratio"] for each in by_way.get("scalarized", ())]
