@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from curation.errors import CurationError, RecipeError
 from curation.io.location import Location, RemotePath, location_of, work_at
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from curation.engine.events import Events
     from curation.explain import Explanation
+    from curation.export import Export
     from curation.feed.columns import As
     from curation.feed.evaluate import Order
     from curation.feed.loader import Loader
@@ -331,6 +332,47 @@ class Build:
         if plan:
             check_groups(self.plan, found, self.manifest.content["group_column"])
         return found
+
+    def export(
+        self,
+        out: str | os.PathLike[str],
+        format: str,
+        *,
+        epochs: tuple[int, int] | None = None,
+        steps: tuple[int, int] | None = None,
+        order: Literal["plan", "stored"] | None = None,
+        columns: Sequence[str] | None = None,
+        shard_rows: int | None = None,
+        mark: bool = False,
+    ) -> Export:
+        """Write rows as files for trainers that read front to back, unless just that export stands there already.
+
+        Parameters
+        ----------
+        out
+            New folder or URL.
+        format
+            ``webdataset``, ``mds``, ``parquet`` or ``arrow``.
+        epochs, steps
+            Stretches of the plan, (start, stop); steps count over the training.
+        order
+            ``plan``, or ``stored``: every row once, in the order of the shards.
+        columns
+            Columns, in this order; None is all.
+        shard_rows
+            Rows of a file; None is about 64 MiB.
+        mark
+            Add ``_epoch`` and ``_step``.
+
+        Raises
+        ------
+        CurationError
+            If the build or the place does not allow it.
+        """
+        from curation.export import ExportOptions, export
+
+        asked = ExportOptions(format, epochs, steps, order, columns, shard_rows, mark)
+        return export(self.manifest, location_of(out), asked)
 
     def ledger(self) -> pl.LazyFrame:
         """Rows that are not simply kept: ``row_id``, ``copy``, ``stage``, ``reason``, ``instead``."""

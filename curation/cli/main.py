@@ -17,7 +17,7 @@ from curation.cli.verb import Exampled
 from curation.errors import CurationError
 
 VERBS = (
-    *("build", "validate", "plan", "inspect", "preview", "explain", "report", "diff", "rollback", "clean"),
+    *("build", "validate", "plan", "inspect", "preview", "explain", "report", "diff", "rollback", "export", "clean"),
     *("methods", "schema"),
 )
 
