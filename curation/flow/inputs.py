@@ -16,6 +16,7 @@ from curation.flow.reading import Batch, Found, read_options, sniff, to_read
 from curation.io.chunks import Chunk, cut
 from curation.io.files import FileRef, find_files
 from curation.io.formats import READERS, Layout, UnreadableError, open_file
+from curation.io.records import base
 from curation.io.records.base import Options
 from curation.io.spread import spread
 from curation.recipe.model import InputSpec
@@ -25,6 +26,8 @@ from curation.widen import WidenError, unify
 
 SNIFF_FILES = 64
 """Files that are looked at to know the columns of those that are read front to back; others show as they are read."""
+LEAST_SNIFFED = 128 << 10
+"""Decompressed bytes of a file by which types are recognised, where there are many files."""
 ROW_BYTES = 256
 """A row of text of which nothing is known yet."""
 _PACKED = {".gz": 6.0, ".zst": 6.0, ".bz2": 8.0, ".xz": 8.0, ".tgz": 1.2, ".parquet": 4.0}
@@ -219,7 +222,9 @@ class InputBinder:
             return list(self.found[name].schemas)
         if len(files) > SNIFF_FILES:
             files = [files[(len(files) - 1) * i // (SNIFF_FILES - 1)] for i in range(SNIFF_FILES)]
-        options = _options(spec)
+        # Together they show as much as one large file would: what shows later widens the types, it is no fault.
+        each = max(LEAST_SNIFFED, base.SNIFF_BYTES // max(1, len(files)))
+        options = replace(_options(spec), sniff_bytes=min(base.SNIFF_BYTES, each))
         return list(zip(files, spread(lambda file: schema_of(file, options), files), strict=True))
 
     def _row_bits(self, name: str, files: Sequence[FileRef]) -> dict[str, int]:

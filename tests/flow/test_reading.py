@@ -133,7 +133,6 @@ def test_types__are_widened_where_nothing_is_lost(tmp_path):
 def test_types__that_show_late_bind_the_recipe_again(tmp_path, monkeypatch):
     """The first bytes show integers and no column `late`; the whole file does not agree."""
     monkeypatch.setattr("curation.io.records.base.SNIFF_BYTES", 200)
-    monkeypatch.setattr("curation.io.records.jsonl.SNIFF_BYTES", 200, raising=False)
     early = [{"id": i, "score": i} for i in range(200)]
     write_jsonl(tmp_path / "data/a.jsonl", [*early, {"id": 200, "score": 0.5, "late": True}])
     run(tmp_path, PLAIN % "")

@@ -86,12 +86,20 @@ class Options:
         Types that the user has declared, by column; they are never widened.
     partial
         The schema given to ``read`` is a choice of columns: others are ignored, they are not new.
+    sniff_bytes
+        Decompressed bytes by which types are recognised; ``None`` is ``SNIFF_BYTES``.
     """
 
     delimiter: str | None = None
     nulls: tuple[str, ...] = ("",)
     types: Mapping[str, pa.DataType] = field(default_factory=dict)
     partial: bool = False
+    sniff_bytes: int | None = None
+
+    @property
+    def sniffed(self) -> int:
+        """Bytes that :meth:`RecordFormat.sniff` looks at."""
+        return SNIFF_BYTES if self.sniff_bytes is None else self.sniff_bytes
 
 
 class RecordFormat(Protocol):
@@ -101,7 +109,7 @@ class RecordFormat(Protocol):
     """
 
     def sniff(self, source: BinaryIO, options: Options, *, name: str) -> pa.Schema:
-        """Columns and types, from the first ``SNIFF_BYTES``.
+        """Columns and types, from the first bytes, as many as the options say.
 
         Raises
         ------

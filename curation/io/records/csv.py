@@ -53,8 +53,8 @@ class Csv:
         try:
             for batch in Records(open_stream(source, name), header):
                 if isinstance(batch, Batch):
-                    parts.append(_Texts(header, options).block(batch, base.SNIFF_BYTES).table)
-                    if batch.offset + len(batch.data) >= base.SNIFF_BYTES:
+                    parts.append(_Texts(header, options).block(batch, options.sniffed).table)
+                    if batch.offset + len(batch.data) >= options.sniffed:
                         break
         except base.BrokenStreamError as error:
             fault = error

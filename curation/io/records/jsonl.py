@@ -112,7 +112,7 @@ class Jsonl:
         """Columns in order of appearance, with the narrowest types that hold all values."""
         fields = Fields(pa.schema([]), replace(options, partial=False))  # those that are chosen are among all
         objects, reasons, begins = 0, [], None
-        for found in _head(open_stream(source, name)):
+        for found in _head(open_stream(source, name), options.sniffed):
             begins = isinstance(found, dict) if begins is None else begins
             if isinstance(found, str):
                 reasons.append(found)
@@ -148,8 +148,8 @@ class Jsonl:
 JSONL = Jsonl()
 
 
-def _head(stream: BinaryIO) -> Iterator[dict[str, object] | str]:
-    """Objects in the first ``SNIFF_BYTES``, and what is wrong with lines that are none."""
+def _head(stream: BinaryIO, limit: int) -> Iterator[dict[str, object] | str]:
+    """Objects in the first ``limit`` bytes, and what is wrong with lines that are none."""
     try:
         for batch in _records(stream, 0, None):
             if isinstance(batch, BadRecord):
@@ -160,7 +160,7 @@ def _head(stream: BinaryIO) -> Iterator[dict[str, object] | str]:
                     yield _object(batch, index)
                 except Fault as fault:
                     yield str(fault)
-                if batch.offset + int(batch.stops[index]) >= base.SNIFF_BYTES:
+                if batch.offset + int(batch.stops[index]) >= limit:
                     return
     except base.BrokenStreamError as error:
         yield str(error)

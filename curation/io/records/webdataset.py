@@ -44,7 +44,7 @@ class WebDataset:
                 raise UnreadableError("not a tar file: it does not begin with a header")
             if not entry.fault:
                 _add(kinds, entry.name, options)
-            if tape.at >= base.SNIFF_BYTES:
+            if tape.at >= options.sniffed:
                 break
         if entry is None and not tape.ended:
             raise UnreadableError(f"not a tar file: {tape.broken or 'it holds no byte'}")
