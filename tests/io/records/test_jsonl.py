@@ -155,6 +155,24 @@ def test_projection__columns_that_are_not_wanted_cannot_spoil_a_row():
     assert found.all == [{"x": 1}, {"x": 3}, {"x": 4}, None, {"x": 5}]
 
 
+@pytest.mark.parametrize(
+    ("known", "late"),
+    [({"y": 1}, {"z": 2}), ([{"y": 1}], [{"z": 2}]), ({"y": {}}, {"y": {"z": 2}}), ({"y": 1}, {"y": None, "z": None})],
+)
+def test_projection__keeps_new_fields_of_a_wanted_struct(known, late):
+    data = lines({"x": known, "u": 1}, *({"u": i, "x": known} for i in range(200)), {"x": late, "u": "text"})
+    schema = typed(lines({"x": known, "u": 1}))
+    found = got("jsonl", data, schema=schema, columns=["x"])
+    assert found.schema == got("jsonl", lines({"x": known}, {"x": late})).schema
+    assert same(late, found.rows[-1]["x"])
+
+
+def test_projection__columns_that_are_not_wanted_cannot_spoil_a_struct():
+    data = lines({"x": {"y": 1}, "u": 1}, {"x": {"y": 2}, "u": "text"}, {"u": {"x": 1}, "x": None}, {"x": {"y": 0.5}})
+    found = got("jsonl", data + b'{"x": {"y": 3}, "u": 1, "u": 2}\n', columns=["x"])
+    assert [row["x"] and row["x"]["y"] for row in found.all] == [1.0, 2.0, None, 0.5, 3.0]
+
+
 def test_projection__of_no_column_still_counts():
     found = got("jsonl", GOOD * 5 + b"bad\n", columns=[])
     assert (len(found.all), list(found.reasons)) == (6, [5])
