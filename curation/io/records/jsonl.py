@@ -208,6 +208,8 @@ class _Parser:
     def __init__(self, schema: pa.Schema, options: Options) -> None:
         self._schema, self._options = schema, options
         self._fields = Fields(schema, options)
+        # Arrow takes a date in JSON to be a number of days; people write text.
+        self._stored = pa.schema([each.with_type(pa.string()) if _is_date(each.type) else each for each in schema])
         # To ignore columns that are not wanted is to ignore new fields of structs, too: those are to be seen.
         nested = any(pa.types.is_nested(each.type) for each in schema)
         self._parse_options = self._unexpected("ignore" if options.partial and not nested else "infer")
@@ -217,7 +219,7 @@ class _Parser:
 
     def _unexpected(self, behavior: str) -> pj.ParseOptions:
         return pj.ParseOptions(
-            explicit_schema=self._schema, newlines_in_values=False, unexpected_field_behavior=behavior
+            explicit_schema=self._stored, newlines_in_values=False, unexpected_field_behavior=behavior
         )
 
     def block(self, batch: Batch) -> Block:
@@ -262,11 +264,12 @@ class _Parser:
                 read_options=pj.ReadOptions(use_threads=False, block_size=len(data) + 1),
                 parse_options=options,
             )
+            if self._options.partial and self._schema.names:
+                table = table.select(self._schema.names)
+            if table.num_rows != rows or not table.schema.equals(self._stored):
+                return None
+            table = table.cast(self._schema)
         except (pa.ArrowException, ValueError):
-            return None
-        if self._options.partial and self._schema.names:
-            table = table.select(self._schema.names)
-        if table.num_rows != rows or not table.schema.equals(self._schema):
             return None
         for column in self._hollow:
             chunks = [_filled(chunk, len(chunk)) for chunk in table.column(column).chunks]
@@ -334,10 +337,15 @@ class _Parser:
     def _complaint(self, line: bytes) -> str:
         """What Arrow says about a line, for types whose rules are Arrow's own."""
         try:
-            pj.read_json(pa.BufferReader(line), parse_options=self._judged_options)
+            table = pj.read_json(pa.BufferReader(line), parse_options=self._judged_options)
+            table.select(self._schema.names).cast(self._schema)
         except (pa.ArrowException, ValueError) as error:
             return one_line(error).replace(" in row 0", "")
         return f"does not fit the columns asked for: {shown(line[:80])}"
+
+
+def _is_date(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_date(kind))
 
 
 def _holds_empty_lists(kind: pa.DataType, inside: bool = False) -> bool:

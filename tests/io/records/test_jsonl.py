@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 
@@ -144,6 +145,20 @@ def test_types__declared_ones_are_never_widened(kind, bad):
 def test_types__a_declared_float_takes_integers_that_are_not_exact():
     found = got("jsonl", lines({"x": 2**53 + 1}), options=Options(types={"x": pa.float64()}))
     assert found.rows == [{"x": 2.0**53}]
+
+
+@pytest.mark.parametrize(("kind", "day"), [(pa.date32(), dt.date), (pa.timestamp("us"), dt.datetime)], ids=str)
+def test_types__a_declared_date_is_iso_text(kind, day):
+    data = lines(*({"d": each} for each in ("2024-02-29", None, "1969-12-31", 17, "2024-02-30", "x", "17", 1.5, True)))
+    found = got("jsonl", data, options=Options(types={"d": kind}))
+    assert found.schema.field("d").type == kind
+    assert [row["d"] for row in found.rows] == [day(2024, 2, 29), None, day(1969, 12, 31)]
+    assert list(found.reasons) == [3, 4, 5, 6, 7, 8]
+
+
+def test_types__a_text_that_is_no_date_is_named():
+    found = got("jsonl", lines({"d": "2024-02-30", "x": 1}), options=Options(types={"d": pa.date32()}))
+    assert "'2024-02-30' as a scalar of type date32" in found.reasons[0]
 
 
 def test_projection__columns_that_are_not_wanted_cannot_spoil_a_row():
