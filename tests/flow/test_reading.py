@@ -260,3 +260,23 @@ def test_explain__of_a_row_whose_file_lacks_the_column_of_the_condition(tmp_path
     run(tmp_path, PLAIN % ", where: good")
     (fate,) = explain(read_manifest(tmp_path / "out"), "score=1.0").fates
     assert fate.verdict == "not selected"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("files", [1, 40])
+def test_dictionaries__of_a_small_index_may_have_other_values_in_every_batch(tmp_path, files, nested):
+    small = pa.dictionary(pa.int8(), pa.string())
+    kind = pa.list_(pa.struct([("d", small)])) if nested else small
+    for i in range(files):
+        batches = [[f"{i} {j} {k}" for k in range(50)] for j in range(1 if files > 1 else 8)]
+        rows = [[[{"d": each}] if nested else each for each in texts] for texts in batches]
+        _write_batches(_folder(tmp_path / f"data/{i}") / "a.arrow", pa.schema([("d", kind)]), rows)
+    run(tmp_path, PLAIN.partition("stages")[0] % "" + "output: {path: out}")
+    found = [row["d"][0]["d"] if nested else row["d"] for row in read(tmp_path / "out").to_pylist()]
+    assert sorted(found) == sorted(f"{i} {j} {k}" for i in range(files) for j in range(len(batches)) for k in range(50))
+
+
+def _write_batches(path, schema, batches):
+    with pa.ipc.new_stream(str(path), schema) as writer:  # a stream replaces dictionaries
+        for rows in batches:
+            writer.write_batch(pa.record_batch([pa.array(rows, schema.field(0).type)], schema=schema))
