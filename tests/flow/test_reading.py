@@ -63,6 +63,17 @@ def _folder(path):
     return path
 
 
+@pytest.mark.parametrize("files", [1, 3, 40])
+def test_objects_without_keys__are_rows_and_are_counted(tmp_path, files):
+    for i in range(files):
+        write_jsonl(tmp_path / f"data/{i:02}.jsonl", ["{}\n"] * 5 + (["broken\n"] if i == 0 else []))
+    spec = ", on_bad_rows: quarantine, max_bad: 0.5"
+    run(tmp_path, PLAIN.partition("stages")[0] % spec + "output: {path: out, shard_rows: 7}")
+    account = read_manifest(tmp_path / "out").content["inputs"]["a"]
+    assert (account["read"], account["quarantined"]) == (files * 5 + 1, 1)
+    assert len(set(read(tmp_path / "out").column("_row_id").to_pylist())) == files * 5
+
+
 def test_ids__count_bad_records_so_that_mending_one_moves_no_other(tmp_path):
     good = [*rows(10), '{"id": 10, broken\n', *rows(10, start=11)]
     write_jsonl(tmp_path / "data/a.jsonl", good)
