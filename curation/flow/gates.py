@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.keys import content_key
+from curation.report.values import to_names
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def measure(gate: GateSpec, table: pa.Table) -> dict[str, Any]:
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         found = pc.value_counts(column)
-        names = ["NULL" if value is None else str(value) for value in found.field("values").to_pylist()]
+        names = ["NULL" if name is None else name for name in to_names(found.field("values"))]
         counts["by"] = {}
         for name, rows in zip(names, found.field("counts").to_pylist(), strict=True):
             counts["by"][name] = counts["by"].get(name, 0) + rows

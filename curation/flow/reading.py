@@ -208,8 +208,9 @@ class _Part:
     def fill(self, path: Path) -> None:
         # A file holds one dictionary of each column, so that of a batch begins with that of the batch before.
         options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
-        before = self.schema.empty_table()
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, self.schema, options=options) as writer:
+        stored = self.schema if self.schema.names else BARE
+        before = stored.empty_table()
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, stored, options=options) as writer:
             for tables in _gathered(self._blocks()):
                 whole = pa.concat_tables([before, pa.concat_tables(tables).combine_chunks()]).unify_dictionaries()
                 before = whole.slice(0, 0)
@@ -230,8 +231,9 @@ class _Part:
                 blocks = self._of_pieces(file) if file.format in READERS else self._of_records(file)
                 for block in blocks:
                     self._note(file, block, before)
-                    yield _fitted(block.table, self.schema, file)
-                    self.rows += block.table.num_rows
+                    rows = block.table.num_rows
+                    yield _fitted(block.table, self.schema, file) if self.schema.names else _bare(rows)
+                    self.rows += rows
             except (BrokenStreamError, UnreadableError) as error:
                 broken = str(error)
                 if self.job.strict:
@@ -336,6 +338,14 @@ def _gathered(tables: Iterator[pa.Table]) -> Iterator[list[pa.Table]]:
         size += table.nbytes
     if held:
         yield held
+
+
+BARE = pa.schema([("", pa.null())])
+"""What is stored of rows without columns, as Arrow writes none of those."""
+
+
+def _bare(rows: int) -> pa.Table:
+    return pa.Table.from_arrays([pa.nulls(rows)], schema=BARE)
 
 
 def _fitted(table: pa.Table, schema: pa.Schema, file: FileRef) -> pa.Table:

@@ -10,11 +10,14 @@ import pyarrow as pa
 
 from curation.io.formats import Layout, Piece, UnreadableError
 from curation.io.parquet import one_line
+from curation.widen import fit
 
 
 class ArrowReader:
     """An open Arrow IPC file or stream, memory-mapped if it is local (see :class:`curation.io.formats.Reader`).
 
+    Dictionaries have an index of 32 bits at least, as those of Parquet do: batches and files bring values of their own,
+    and all together may have more than a smaller index counts.
     Of a stream that is cut short or damaged the whole batches before that place are given; the layout says so.
     """
 
@@ -22,7 +25,8 @@ class ArrowReader:
         self._columns: tuple[str, ...] | None = None
         try:
             self._source = pa.memory_map(source) if isinstance(source, str) else pa.PythonFile(source, "r")
-            self._schema = _opened(self._source).schema
+            stored = _opened(self._source).schema
+            self._schema = pa.schema([f.with_type(_indexed(f.type)) for f in stored], metadata=stored.metadata)
             # Counting rows should read little: one field (an empty list would mean all of them).
             self._bare = _opened(self._source, [_narrowest(self._schema)])
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -65,9 +69,11 @@ class ArrowReader:
             batch = self._reader.get_batch(piece)
             batch.validate(full=True)
             table = pa.Table.from_batches([batch])
+            if names:
+                table = fit(table, pa.schema(map(self._schema.field, names), metadata=self._schema.metadata))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UnreadableError(one_line(error)) from error
-        yield table.select(list(names)) if names else _bare_rows(batch.num_rows)
+        yield table if names else _bare_rows(batch.num_rows)
 
     def raw_range(self, piece: int) -> tuple[int, int]:
         """Arrow does not tell where a batch lies; the whole file is named."""
@@ -79,6 +85,21 @@ class ArrowReader:
 
 
 MAGIC = b"ARROW1"
+
+
+def _indexed(kind: pa.DataType) -> pa.DataType:
+    """The same type with an index of 32 bits where a dictionary has a smaller one, also inside structs and lists."""
+    if pa.types.is_dictionary(kind) and kind.index_type.bit_width < 32:
+        return pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
+    if pa.types.is_struct(kind):
+        return pa.struct([each.with_type(_indexed(each.type)) for each in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_indexed(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_indexed(kind.value_type)))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_indexed(kind.value_type)), kind.list_size)
+    return kind
 
 
 def _narrowest(schema: pa.Schema) -> int:

@@ -131,11 +131,11 @@ def row_keys(columns: pa.Table, *, normalize: Normalize = "none") -> Words:
     >>> (keys[0] == keys).all(axis=1).tolist()
     [True, True, False]
     """
-    plain = {}
-    for name, column in zip(columns.column_names, columns.columns, strict=True):
+    plain = columns  # put in one by one, since only so a table without columns keeps its rows
+    for i, (name, column) in enumerate(zip(columns.column_names, columns.columns, strict=True)):
         text = normalize != "none" and is_text(column.type)
-        plain[name] = _text_as_keys(column, normalize) if text else _positive(column)
-    return row_hashes(pa.table(plain))
+        plain = plain.set_column(i, name, _text_as_keys(column, normalize) if text else _positive(column))
+    return row_hashes(plain)
 
 
 def _text_as_keys(column: pa.ChunkedArray, normalize: Normalize) -> pa.ChunkedArray:

@@ -38,6 +38,28 @@ def to_python(column: Column) -> list[Any]:
     return found
 
 
+def to_names(column: Column) -> list[str | None]:
+    """Values as Python writes them where it holds them, else as Arrow does, NULL as None; never fails."""
+    plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    try:
+        found = _coarse(plain).to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError):
+        if len(plain) > 1:  # one by one, so that a value has one name whatever stands beside it
+            return [name for i in range(len(plain)) for name in to_names(plain.slice(i, 1))]
+        found = to_python(plain)
+    return [None if value is None else str(value) for value in found]
+
+
+def _coarse(column: Column) -> Column:
+    """Nanoseconds as microseconds; raises where that is not exact."""
+    kind = column.type
+    if getattr(kind, "unit", "") != "ns":
+        return column
+    if pa.types.is_timestamp(kind):
+        return column.cast(pa.timestamp("us", kind.tz))
+    return column.cast(pa.duration("us") if pa.types.is_duration(kind) else pa.time64("us"))
+
+
 def matches(column: Column, value: str) -> NDArray[np.bool_]:
     """Where a column has a value that is given as text; ``null`` finds missing values.
 

@@ -14,6 +14,7 @@ from curation.errors import BuildError
 from curation.hashing import key_hashes
 from curation.methods.sample import Sample, apportion, arrival_keys, arrivals_until, long_tail_sizes, order_bits
 from curation.methods.selection import KEY_BITS, descend, digit_table, merge_tables
+from curation.report.values import to_names
 from curation.rng import random_bits, stream_key
 from curation.stages.base import BindError, Drop, Fault, FitStage, Outcome, State
 from curation.stages.columns import missing
@@ -150,7 +151,7 @@ class SampleStage(FitStage[Sample]):
         values = table.column(self.params.by)
         hashes = _hashes(values)
         ids, first, code = np.unique(hashes, return_index=True, return_inverse=True)
-        return ids, code.astype(np.int64), [str(values[int(i)].as_py()) for i in first]
+        return ids, code.astype(np.int64), [str(to_names(values.slice(i, 1))[0]) for i in first]
 
     def _weights(self, table: pa.Table) -> NDArray[np.float64] | None:
         if self.params.weight is None:

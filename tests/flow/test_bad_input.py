@@ -306,6 +306,13 @@ def test_gate__misses_a_value_that_lost_all_its_rows_if_it_is_named(tmp_path):
         run(tmp_path, dropped + "expect: [{min_rows: 5, by: lang, values: [en, fr, is]}]\n")
 
 
+def test_gate__counts_times_that_python_cannot_hold(tmp_path):
+    table = people(4).append_column("t", pa.array([1, 1, 1, 2], pa.timestamp("ns")))
+    write(tmp_path / "data/a.parquet", table)
+    with pytest.raises(BuildError, match=r"t = 1970-01-01 00:00:00.000000002: 1 rows, at least 2 expected"):
+        run(tmp_path, (PLAIN % "") + "expect: [{min_rows: 2, by: t}]\n")
+
+
 def test_input__that_changes_during_the_build_is_refused(tmp_path):
     path = write(tmp_path / "data/a.parquet", people(40))
 

@@ -63,6 +63,17 @@ def _folder(path):
     return path
 
 
+@pytest.mark.parametrize("files", [1, 3, 40])
+def test_objects_without_keys__are_rows_and_are_counted(tmp_path, files):
+    for i in range(files):
+        write_jsonl(tmp_path / f"data/{i:02}.jsonl", ["{}\n"] * 5 + (["broken\n"] if i == 0 else []))
+    spec = ", on_bad_rows: quarantine, max_bad: 0.5"
+    run(tmp_path, PLAIN.partition("stages")[0] % spec + "output: {path: out, shard_rows: 7}")
+    account = read_manifest(tmp_path / "out").content["inputs"]["a"]
+    assert (account["read"], account["quarantined"]) == (files * 5 + 1, 1)
+    assert len(set(read(tmp_path / "out").column("_row_id").to_pylist())) == files * 5
+
+
 def test_ids__count_bad_records_so_that_mending_one_moves_no_other(tmp_path):
     good = [*rows(10), '{"id": 10, broken\n', *rows(10, start=11)]
     write_jsonl(tmp_path / "data/a.jsonl", good)
@@ -289,3 +300,23 @@ def test_own_ids__that_come_twice_in_one_input_are_refused(tmp_path):
     both = (PLAIN % "").replace("path: data", "path: [one/shards, two/shards]")
     with pytest.raises(BuildError, match=r"key _row_id = \d+ stands in .* and again in .*`concat` them"):
         run(tmp_path, both)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("files", [1, 40])
+def test_dictionaries__of_a_small_index_may_have_other_values_in_every_batch(tmp_path, files, nested):
+    small = pa.dictionary(pa.int8(), pa.string())
+    kind = pa.list_(pa.struct([("d", small)])) if nested else small
+    for i in range(files):
+        batches = [[f"{i} {j} {k}" for k in range(50)] for j in range(1 if files > 1 else 8)]
+        rows = [[[{"d": each}] if nested else each for each in texts] for texts in batches]
+        _write_batches(_folder(tmp_path / f"data/{i}") / "a.arrow", pa.schema([("d", kind)]), rows)
+    run(tmp_path, PLAIN.partition("stages")[0] % "" + "output: {path: out}")
+    found = [row["d"][0]["d"] if nested else row["d"] for row in read(tmp_path / "out").to_pylist()]
+    assert sorted(found) == sorted(f"{i} {j} {k}" for i in range(files) for j in range(len(batches)) for k in range(50))
+
+
+def _write_batches(path, schema, batches):
+    with pa.ipc.new_stream(str(path), schema) as writer:  # a stream replaces dictionaries
+        for rows in batches:
+            writer.write_batch(pa.record_batch([pa.array(rows, schema.field(0).type)], schema=schema))

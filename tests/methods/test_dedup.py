@@ -274,3 +274,9 @@ def test_near_duplicates__of_scripts_without_spaces_by_characters():
     texts = pa.array([text, "".join(reversed(text)), text[:-1] + "。"])
     dropped, kept = near_duplicates(texts, Near(column="text", unit="char"))
     assert (dropped.tolist(), kept.tolist()) == ([2], [0])
+
+
+def test_row_keys__of_rows_without_columns_are_equal():
+    keys = row_keys(pa.table({"x": [1, 2, 3]}).select([]))
+    assert keys.shape == (3, 2)
+    assert (keys == keys[0]).all()

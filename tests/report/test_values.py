@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from curation.errors import CurationError
-from curation.report.values import matches, to_python, to_text
+from curation.report.values import matches, to_names, to_python, to_text
 
 NS = pa.timestamp("ns")
 BROKEN = pa.Array.from_buffers(
@@ -82,3 +82,25 @@ def test_matches__refuses_what_has_no_text():
         matches(pa.array([[1]]), "1")
     assert matches(pa.array([[1], None]), "null").tolist() == [False, True]
     assert matches(pa.array([], pa.int8()), "1").dtype == np.bool_
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([0, None, 1000], NS, ["1970-01-01 00:00:00", None, "1970-01-01 00:00:00.000001"]),
+        ([0, None, 1], NS, ["1970-01-01 00:00:00", None, "1970-01-01 00:00:00.000000001"]),
+        ([0, 10**18], pa.timestamp("us", "UTC"), ["1970-01-01 00:00:00+00:00", "-31878-09-27 01:46:40.000000Z"]),
+        ([10**9, 1], pa.duration("ns"), ["0:00:01", "1"]),
+        ([10**9, 1], pa.time64("ns"), ["00:00:01", "00:00:00.000000001"]),
+        ([1, None], pa.int64(), ["1", None]),
+    ],
+    ids=str,
+)
+def test_to_names__are_those_of_python_where_it_holds_a_value(values, kind, expected):
+    column = pa.array(values, pa.int64()).cast(kind)
+    assert to_names(column) == expected
+    assert to_names(pa.chunked_array([column.dictionary_encode()])) == expected
+
+
+def test_to_names__of_text_that_is_no_utf8():
+    assert to_names(BROKEN) == ["b'\\xff\\xfe'"]

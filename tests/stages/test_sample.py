@@ -336,3 +336,18 @@ def test_build__draws_exactly_n_over_many_files(tmp_path, replacement):
     assert (COPY in table.column_names) == (replacement == "true")
     stage = result.manifests["output"].content["stages"]["sample"]
     assert stage["in"] + stage["created"] - stage["dropped"]["not drawn"] == 77
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.timestamp("ns"), pa.timestamp("us"), pa.duration("ns"), pa.dictionary(pa.int32(), pa.timestamp("ns"))],
+    ids=str,
+)
+def test_by__takes_times_that_python_cannot_hold(kind):
+    values = pa.array([10**18 + 1, 10**18 + 2] * 20, pa.int64()).cast(getattr(kind, "value_type", kind))
+    table = rows_of(40, t=values.dictionary_encode() if pa.types.is_dictionary(kind) else values)
+    found = through(sampler({"n": 20, "by": "t"}, table), table)
+    assert sorted(Counter(found["t"].cast(values.type).cast(pa.int64()).to_pylist()).items()) == [
+        (10**18 + 1, 10),
+        (10**18 + 2, 10),
+    ]

@@ -109,7 +109,7 @@ class Fields:
     schema
         Columns to begin with.
     options
-        ``types`` are never widened; with ``partial`` no column and no field of a struct is added.
+        ``types`` are never widened; with ``partial`` no column is added; structs grow in the columns there are.
     """
 
     def __init__(self, schema: pa.Schema, options: Options) -> None:
@@ -158,18 +158,18 @@ class Fields:
             known = self._kinds.get(name, pa.null())
             declared = name in self._options.types
             if not (declared and self._declared_text(name)):
-                found[name] = _wider(known, each, _Place(name, declared, self._options.partial))
+                found[name] = _wider(known, each, _Place(name, declared))
         return found
 
 
 class _Place:
-    """Where a value stands, for reasons; ``fixed`` types are not widened, ``partial`` ones get no new fields."""
+    """Where a value stands, for reasons; ``fixed`` types are not widened."""
 
-    def __init__(self, column: str, fixed: bool, partial: bool, path: str = "") -> None:
-        self.column, self.fixed, self.partial, self.path = column, fixed, partial, path
+    def __init__(self, column: str, fixed: bool, path: str = "") -> None:
+        self.column, self.fixed, self.path = column, fixed, path
 
     def inside(self, step: str) -> _Place:
-        return _Place(self.column, self.fixed, self.partial, self.path + step)
+        return _Place(self.column, self.fixed, self.path + step)
 
     def fault(self, value: Any, what: str) -> Fault:
         hint = "" if self.fixed else f"; declare it: types: {{{self.column}: string}}"
@@ -233,13 +233,12 @@ def _wider_list(known: pa.DataType, value: list[Any], place: _Place) -> pa.DataT
 
 def _wider_struct(known: pa.DataType, value: dict[str, Any], place: _Place) -> pa.DataType:
     kinds = {each.name: each.type for each in known} if pa.types.is_struct(known) else {}
-    if isinstance(value, Twice) and (not place.partial or value.key in kinds):
+    if isinstance(value, Twice):
         raise Fault(f"column '{place.column}{place.path}': key {shown(value.key)} stands twice")
     for name, each in value.items():
-        if name in kinds or not place.partial:
-            if place.fixed and name not in kinds:
-                raise place.fault(value, f"has a field {shown(name)} that the declared type lacks")
-            kinds[name] = _wider(kinds.get(name, pa.null()), each, place.inside(f".{name}"))
+        if place.fixed and name not in kinds:
+            raise place.fault(value, f"has a field {shown(name)} that the declared type lacks")
+        kinds[name] = _wider(kinds.get(name, pa.null()), each, place.inside(f".{name}"))
     return pa.struct(list(kinds.items()))
 
 

@@ -208,13 +208,19 @@ class _Parser:
     def __init__(self, schema: pa.Schema, options: Options) -> None:
         self._schema, self._options = schema, options
         self._fields = Fields(schema, options)
-        self._parse_options = pj.ParseOptions(
-            explicit_schema=schema,
-            newlines_in_values=False,
-            unexpected_field_behavior="ignore" if options.partial else "infer",
-        )
+        # Arrow takes a date in JSON to be a number of days; people write text.
+        self._stored = pa.schema([each.with_type(pa.string()) if _is_date(each.type) else each for each in schema])
+        # To ignore columns that are not wanted is to ignore new fields of structs, too: those are to be seen.
+        nested = any(pa.types.is_nested(each.type) for each in schema)
+        self._parse_options = self._unexpected("ignore" if options.partial and not nested else "infer")
+        self._judged_options = self._unexpected("ignore" if options.partial else "infer")
         self._hollow = [i for i, each in enumerate(schema) if _holds_empty_lists(each.type)]
         self._floats = [i for i, each in enumerate(schema) if _holds_floats(each.type)]
+
+    def _unexpected(self, behavior: str) -> pj.ParseOptions:
+        return pj.ParseOptions(
+            explicit_schema=self._stored, newlines_in_values=False, unexpected_field_behavior=behavior
+        )
 
     def block(self, batch: Batch) -> Block:
         """Parse a batch: halved where Arrow refuses it, down to groups of lines that are judged one by one."""
@@ -237,7 +243,7 @@ class _Parser:
         """Rows of these lines, or ``None`` if something is wrong with one of them."""
         if batch.marks[first:last].any():
             return None
-        table = self._arrow(batch.span(first, last), last - first)
+        table = self._arrow(batch.span(first, last), last - first, self._parse_options)
         if table is None:
             return None
         for row in self._doubtful(table):
@@ -247,7 +253,7 @@ class _Parser:
                 return None
         return table
 
-    def _arrow(self, data: memoryview | bytes, rows: int) -> pa.Table | None:
+    def _arrow(self, data: memoryview | bytes, rows: int, options: pj.ParseOptions) -> pa.Table | None:
         # Each line runs from { to }, so a newline can only part two objects: as many rows as lines means one in each.
         buffer = pa.py_buffer(data)
         size = pa.py_buffer(np.array([0, len(data)], np.int32))
@@ -256,11 +262,14 @@ class _Parser:
             table = pj.read_json(
                 pa.BufferReader(buffer),
                 read_options=pj.ReadOptions(use_threads=False, block_size=len(data) + 1),
-                parse_options=self._parse_options,
+                parse_options=options,
             )
+            if self._options.partial and self._schema.names:
+                table = table.select(self._schema.names)
+            if table.num_rows != rows or not table.schema.equals(self._stored):
+                return None
+            table = table.cast(self._schema)
         except (pa.ArrowException, ValueError):
-            return None
-        if table.num_rows != rows or not table.schema.equals(self._schema):
             return None
         for column in self._hollow:
             chunks = [_filled(chunk, len(chunk)) for chunk in table.column(column).chunks]
@@ -289,7 +298,8 @@ class _Parser:
                 lines.append(self._judged(batch, index))
             except Fault as fault:
                 faults[index] = str(fault)
-        whole = self._arrow(b"".join(lines), len(lines)) if lines else self._schema.empty_table()
+        options = self._judged_options  # the judge has seen new fields
+        whole = self._arrow(b"".join(lines), len(lines), options) if lines else self._schema.empty_table()
         # Of columns that are not wanted, Arrow sees less than the judge: there it decides, and the judge explains.
         sure = not self._options.partial or all(self._parse(batch, index, index + 1) is None for index in faults)
         if whole is not None and sure:
@@ -300,7 +310,7 @@ class _Parser:
             table = self._parse(batch, index, index + 1)
             if table is None and index not in faults:
                 line = self._judged(batch, index)
-                table = self._arrow(line, 1)
+                table = self._arrow(line, 1, options)
                 faults[index] = self._complaint(line)
             if table is None:
                 bad.append(batch.bad(index, faults[index]))
@@ -327,10 +337,15 @@ class _Parser:
     def _complaint(self, line: bytes) -> str:
         """What Arrow says about a line, for types whose rules are Arrow's own."""
         try:
-            pj.read_json(pa.BufferReader(line), parse_options=self._parse_options)
+            table = pj.read_json(pa.BufferReader(line), parse_options=self._judged_options)
+            table.select(self._schema.names).cast(self._schema)
         except (pa.ArrowException, ValueError) as error:
             return one_line(error).replace(" in row 0", "")
         return f"does not fit the columns asked for: {shown(line[:80])}"
+
+
+def _is_date(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_date(kind))
 
 
 def _holds_empty_lists(kind: pa.DataType, inside: bool = False) -> bool:

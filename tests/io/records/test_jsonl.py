@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 
@@ -146,6 +147,20 @@ def test_types__a_declared_float_takes_integers_that_are_not_exact():
     assert found.rows == [{"x": 2.0**53}]
 
 
+@pytest.mark.parametrize(("kind", "day"), [(pa.date32(), dt.date), (pa.timestamp("us"), dt.datetime)], ids=str)
+def test_types__a_declared_date_is_iso_text(kind, day):
+    data = lines(*({"d": each} for each in ("2024-02-29", None, "1969-12-31", 17, "2024-02-30", "x", "17", 1.5, True)))
+    found = got("jsonl", data, options=Options(types={"d": kind}))
+    assert found.schema.field("d").type == kind
+    assert [row["d"] for row in found.rows] == [day(2024, 2, 29), None, day(1969, 12, 31)]
+    assert list(found.reasons) == [3, 4, 5, 6, 7, 8]
+
+
+def test_types__a_text_that_is_no_date_is_named():
+    found = got("jsonl", lines({"d": "2024-02-30", "x": 1}), options=Options(types={"d": pa.date32()}))
+    assert "'2024-02-30' as a scalar of type date32" in found.reasons[0]
+
+
 def test_projection__columns_that_are_not_wanted_cannot_spoil_a_row():
     data = (
         lines({"x": 1, "y": 2})
@@ -153,6 +168,24 @@ def test_projection__columns_that_are_not_wanted_cannot_spoil_a_row():
     )
     found = got("jsonl", data, columns=["x"])
     assert found.all == [{"x": 1}, {"x": 3}, {"x": 4}, None, {"x": 5}]
+
+
+@pytest.mark.parametrize(
+    ("known", "late"),
+    [({"y": 1}, {"z": 2}), ([{"y": 1}], [{"z": 2}]), ({"y": {}}, {"y": {"z": 2}}), ({"y": 1}, {"y": None, "z": None})],
+)
+def test_projection__keeps_new_fields_of_a_wanted_struct(known, late):
+    data = lines({"x": known, "u": 1}, *({"u": i, "x": known} for i in range(200)), {"x": late, "u": "text"})
+    schema = typed(lines({"x": known, "u": 1}))
+    found = got("jsonl", data, schema=schema, columns=["x"])
+    assert found.schema == got("jsonl", lines({"x": known}, {"x": late})).schema
+    assert same(late, found.rows[-1]["x"])
+
+
+def test_projection__columns_that_are_not_wanted_cannot_spoil_a_struct():
+    data = lines({"x": {"y": 1}, "u": 1}, {"x": {"y": 2}, "u": "text"}, {"u": {"x": 1}, "x": None}, {"x": {"y": 0.5}})
+    found = got("jsonl", data + b'{"x": {"y": 3}, "u": 1, "u": 2}\n', columns=["x"])
+    assert [row["x"] and row["x"]["y"] for row in found.all] == [1.0, 2.0, None, 0.5, 3.0]
 
 
 def test_projection__of_no_column_still_counts():
