@@ -12,6 +12,7 @@ NAMES = {
     "parquet_profile": "single rows of Parquet shards by pread, against read_row_group; footers with statistics",
     "plan": "sampling plans: ids per second, size, jumps, quality of the shuffle",
     "smote": "SMOTE on 1M x 64, against imbalanced-learn",
+    "small_files": "10,000 small files against one of the same rows",
     "text_filter": "JSON lines through a filter to Parquet, against datatrove and Data-Juicer",
     "startup": "--help, cold quickstart, no-op",
 }

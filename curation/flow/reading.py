@@ -27,6 +27,7 @@ from curation.io.files import RECORDS, FileRef
 from curation.io.formats import READERS, Layout, Piece, UnreadableError, open_ahead, open_binary, open_file
 from curation.io.records import record_format
 from curation.io.records.base import BLOCK_ROWS, BadRecord, Block, BrokenStreamError, Options, WidenError
+from curation.io.records.streams import is_compressed
 from curation.keys import content_key
 from curation.types import CarriesSchemas, schema_key
 from curation.widen import WidenError as NoTypeError
@@ -225,6 +226,9 @@ class _Part:
         if batch.format == "images":
             yield from self._images()
             return
+        if batch.format == "jsonl" and len(batch.files) > 1 and not any(is_compressed(f.relative) for f in batch.files):
+            yield from self._lines()
+            return
         for file in batch.files:
             before, broken = self.rows, None
             try:
@@ -241,6 +245,25 @@ class _Part:
                 if isinstance(error, BrokenStreamError) and error.corrupt and self.rows > before:
                     self._distrust(before, broken)
             self.files.append([self.rows - before, broken])
+
+    def _lines(self) -> Iterator[pa.Table]:
+        """Rows of several files of JSON lines, as one text."""
+        from curation.io.records.joined import JoinedLines
+
+        files, texts = self.job.batch.files, []
+        for file in files:
+            with open_binary(file) as source:
+                texts.append(source.read())
+        lines = JoinedLines(texts)
+        for block in lines.read(self.schema, self.job.options):
+            for each in block.bad:
+                at, record = lines.place(each)
+                self._one_bad(files[at], record, each.row)
+            rows = block.table.num_rows
+            yield _fitted(block.table, self.schema, files[0]) if self.schema.names else _bare(rows)
+            self.rows += rows
+        assert self.rows == sum(lines.counts)
+        self.files = [[count, None] for count in lines.counts]
 
     def _of_records(self, file: FileRef) -> Iterator[Block]:
         batch, job = self.job.batch, self.job
