@@ -32,8 +32,9 @@ class WidenError(ValueError):
 def widened(a: pa.Field, b: pa.Field, *, exact: bool = False) -> pa.Field | None:
     """Field that holds every value of two fields.
 
-    Integers and floats become wider, times finer, text and lists get longer offsets, a dictionary meets its values as
-    plain values, and null meets anything. Structs are matched field by field, lists by item.
+    Integers and floats become wider, times finer, text and lists get longer offsets, and null meets anything. A
+    dictionary meets its values as plain values, and another dictionary with an index of 32 bits at least: together they
+    may have more values than a smaller one counts. Structs are matched field by field, lists by item.
 
     Parameters
     ----------
@@ -133,8 +134,25 @@ def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
 # Types
 
 
+def roomy(kind: pa.DataType) -> pa.DataType:
+    """The same type with an index of 32 bits where a dictionary has a smaller one, also inside structs and lists."""
+    if pa.types.is_dictionary(kind) and kind.index_type.bit_width < 32:
+        return pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
+    if pa.types.is_struct(kind):
+        return pa.struct([each.with_type(roomy(each.type)) for each in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(roomy(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(roomy(kind.value_type)))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(roomy(kind.value_type)), kind.list_size)
+    return kind
+
+
 def _wider(a: pa.DataType, b: pa.DataType, exact: bool) -> pa.DataType | None:
-    if a.equals(b, check_metadata=True) or pt.is_null(b):
+    if a.equals(b, check_metadata=True):
+        return roomy(a)
+    if pt.is_null(b):
         return a
     if pt.is_null(a):
         return b

@@ -51,6 +51,16 @@ def fitted(values, kind, other, **options):
             pa.dictionary(pa.int16(), pa.string()),
             pa.dictionary(pa.int32(), pa.string()),
         ),
+        (
+            pa.dictionary(pa.uint8(), pa.string(), ordered=True),
+            pa.dictionary(pa.uint8(), pa.string(), ordered=True),
+            pa.dictionary(pa.int32(), pa.string(), ordered=True),
+        ),
+        (
+            pa.struct([("l", pa.list_(pa.dictionary(pa.int16(), pa.string())))]),
+            pa.struct([("l", pa.list_(pa.dictionary(pa.int16(), pa.string())))]),
+            pa.struct([("l", pa.list_(pa.dictionary(pa.int32(), pa.string())))]),
+        ),
         (pa.run_end_encoded(pa.int32(), pa.int8()), pa.int16(), pa.int16()),
         (pa.timestamp("s"), pa.timestamp("us"), pa.timestamp("us")),
         (pa.timestamp("ms", "UTC"), pa.timestamp("ns", "UTC"), pa.timestamp("ns", "UTC")),

@@ -248,9 +248,9 @@ class InputBinder:
         used = None if spec.columns is None else {*_used(spec, spec.columns), *OWN_COLUMNS}
         first_file, first = schemas[0]
         whole: pa.Schema = _among(first, used)
-        last = first
+        last = None  # also equal types may meet as another: small dictionaries, together, as a larger one
         for file, schema in schemas[1:]:
-            if schema.equals(last):
+            if last is not None and schema.equals(last):
                 continue
             last = schema
             try:

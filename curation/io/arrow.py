@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from curation.io.formats import Layout, Piece, UnreadableError
 from curation.io.parquet import one_line
-from curation.widen import fit
+from curation.widen import fit, roomy
 
 
 class ArrowReader:
     """An open Arrow IPC file or stream, memory-mapped if it is local (see :class:`curation.io.formats.Reader`).
 
-    Dictionaries have an index of 32 bits at least, as those of Parquet do: batches and files bring values of their own,
-    and all together may have more than a smaller index counts.
+    A file has one dictionary of a column; a stream may bring another with every batch, and all together may have more
+    values than a small index counts. So dictionaries of a stream have an index of 32 bits at least.
     Of a stream that is cut short or damaged the whole batches before that place are given; the layout says so.
     """
 
@@ -25,8 +25,11 @@ class ArrowReader:
         self._columns: tuple[str, ...] | None = None
         try:
             self._source = pa.memory_map(source) if isinstance(source, str) else pa.PythonFile(source, "r")
-            stored = _opened(self._source).schema
-            self._schema = pa.schema([f.with_type(_indexed(f.type)) for f in stored], metadata=stored.metadata)
+            reader = _opened(self._source)
+            self._schema = reader.schema
+            if isinstance(reader, _Stream):
+                kinds = [f.with_type(roomy(f.type)) for f in self._schema]
+                self._schema = pa.schema(kinds, metadata=self._schema.metadata)
             # Counting rows should read little: one field (an empty list would mean all of them).
             self._bare = _opened(self._source, [_narrowest(self._schema)])
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -85,21 +88,6 @@ class ArrowReader:
 
 
 MAGIC = b"ARROW1"
-
-
-def _indexed(kind: pa.DataType) -> pa.DataType:
-    """The same type with an index of 32 bits where a dictionary has a smaller one, also inside structs and lists."""
-    if pa.types.is_dictionary(kind) and kind.index_type.bit_width < 32:
-        return pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
-    if pa.types.is_struct(kind):
-        return pa.struct([each.with_type(_indexed(each.type)) for each in kind])
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_indexed(kind.value_type)))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_indexed(kind.value_type)))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_indexed(kind.value_type)), kind.list_size)
-    return kind
 
 
 def _narrowest(schema: pa.Schema) -> int:
