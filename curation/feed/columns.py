@@ -22,6 +22,7 @@ Arrow array a column instead.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -100,16 +101,16 @@ class Column:
             ) from error
 
 
-class Output:
+class Output(ABC):
     """Rows of a batch as they are collected, block by block."""
 
+    @abstractmethod
     def put(self, array: pa.Array, rows: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
         """Write some rows of a block to their places in the batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def done(self) -> Any:
         """All rows, in the order of the batch."""
-        raise NotImplementedError
 
 
 class _NumpyOutput(Output):
