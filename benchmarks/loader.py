@@ -260,9 +260,9 @@ class Stored:
 
     def __getitem__(self, i: Any) -> dict[str, Any]:
         folder = DATA / f"loader-{self.name}"
-        if self.data is None:
-            self.data = np.load(folder / "bare.npy", mmap_mode="r")
+        if self.data is None:  # several threads come here at once: what is looked at first is set last
             self.ends = np.load(folder / "ends.npy") if self.name == "bytes" else None
+            self.data = np.load(folder / "bare.npy", mmap_mode="r")
         if self.ends is None:
             return {"id": i, "value": self.data[i]}
         return {"id": i, "value": self.data[self.ends[i] : self.ends[i + 1]].tobytes()}
